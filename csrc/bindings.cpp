@@ -1,0 +1,310 @@
+// Python -> views, checks, GIL release, device visit. Outputs that are not given are made by `allocate`, a Python
+// function (like, shape, dtype) -> array, so that this module needs no array library.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "array.h"
+#include "kernels.h"
+
+namespace sctrt {
+namespace {
+
+using Given = std::optional<View>;
+
+std::string text(const Shape& shape) {
+  std::string joined;
+  for (std::int64_t extent : shape) joined += (joined.empty() ? "" : ", ") + std::to_string(extent);
+  return "(" + joined + (shape.size() == 1 ? ",)" : ")");
+}
+
+Given view_given(const py::object& object, const char* name) {
+  if (object.is_none()) return std::nullopt;
+  return view(object, name);
+}
+
+void expect_same_place(const View& first, std::initializer_list<const View*> others) {
+  for (const View* other : others)
+    if (other && !(other->place == first.place))
+      throw DeviceError(other->name + " must lie where " + first.name + " does, on " + first.place.name() + ", got " +
+                        other->place.name() + "; move one of them first");
+}
+
+const View* pointer(const Given& given) { return given ? &*given : nullptr; }
+
+// `layout` names the axes as the caller should see them; `ranks` are the numbers of axes that fit it.
+void expect(const View& view, const std::vector<std::string>& dtypes, const std::string& layout,
+            const std::vector<std::size_t>& ranks) {
+  std::string wanted = dtypes[0];
+  for (std::size_t i = 1; i < dtypes.size(); ++i) wanted += " or " + dtypes[i];
+  const std::string expected = view.name + " must be " + wanted + " " + layout + ", got ";
+  const std::string given = view.dtype + " " + text(view.shape);
+  if (std::find(dtypes.begin(), dtypes.end(), view.dtype) == dtypes.end())
+    throw py::value_error(expected + given + "; convert it first, for example with numpy.asarray(" + view.name + ", '" +
+                          dtypes[0] + "')");
+  if (std::find(ranks.begin(), ranks.end(), view.shape.size()) == ranks.end())
+    throw py::value_error(expected + given + "; add or remove axes first");
+  if (view.size() == 0) throw py::value_error(expected + given + "; every axis needs at least one element");
+  const auto address = reinterpret_cast<std::uintptr_t>(view.data);
+  if (!view.contiguous || address % (view.dtype == "float16" ? 2 : 4))
+    throw py::value_error(view.name + " must be C-contiguous and aligned, got a strided view of shape " +
+                          text(view.shape) + "; copy it first, for example with numpy.ascontiguousarray(" + view.name +
+                          ") or " + view.name + ".contiguous()");
+}
+
+void expect_shape(const View& view, const Shape& shape, const std::string& reason) {
+  if (view.shape != shape)
+    throw py::value_error(view.name + " must have the shape " + text(shape) + " " + reason + ", got " +
+                          text(view.shape) + "; pass arrays that belong together");
+}
+
+View output(Given given, const char* name, const Shape& shape, const std::string& dtype, const View& like,
+            const py::function& allocate) {
+  View out = given ? std::move(*given) : view(allocate(like.object, py::tuple(py::cast(shape)), dtype), name);
+  expect_same_place(like, {&out});
+  expect(out, {dtype}, text(shape), {shape.size()});
+  expect_shape(out, shape, "to hold the result");
+  if (!out.writable)
+    throw py::value_error(out.name +
+                          " must be writable, got a read-only array; pass another, or none to have one made");
+  return out;
+}
+
+// Views keep their bytes apart: a kernel may not read what it has written over.
+void expect_apart(const View& out, const View& in) {
+  const auto bytes = [](const View& view) { return view.size() * (view.dtype == "float16" ? 2 : 4); };
+  const char *a = out.as<char>(), *b = in.as<char>();
+  if (a < b + bytes(in) && b < a + bytes(out))
+    throw py::value_error(out.name + " must not overlap " + in.name +
+                          " in memory, got two views of the same array; pass a "
+                          "separate array, or none to have one made");
+}
+
+// Runs kernel(device) without the GIL on the device where `view` lies.
+template <class Kernel>
+void run_on([[maybe_unused]] const View& view, [[maybe_unused]] std::uintptr_t stream, const Kernel& kernel) {
+  const py::gil_scoped_release release;
+#ifdef SCTRT_CUDA
+  if (view.place.gpu >= 0) return kernel(Cuda{view.place.gpu, stream});
+#endif
+  kernel(Cpu{});
+}
+
+py::tuple bind_nearest_code(const py::object& latent_, const py::object& codebook_, const py::object& index_,
+                            const py::object& quantised_, const py::function& allocate, std::uintptr_t stream) {
+  const View latent = view(latent_, "latent"), codebook = view(codebook_, "codebook");
+  Given given_index = view_given(index_, "index"), given_quantised = view_given(quantised_, "quantised");
+  expect_same_place(latent, {&codebook, pointer(given_index), pointer(given_quantised)});
+  expect(latent, {"float32"}, "[n, d, h, w]", {4});
+  expect(codebook, {"float32"}, "[k, d]", {2});
+  const Shape& shape = latent.shape;
+  const std::int64_t codes = codebook.shape[0], dimensions = shape[1];
+  if (dimensions > kMaxDimensions)
+    throw py::value_error("latent must have 1 to " + std::to_string(kMaxDimensions) + " channels, got " +
+                          std::to_string(dimensions) + " in " + text(shape) + "; pass it as [n, d, h, w]");
+  expect_shape(codebook, {codes, dimensions}, "to match the channels of latent");
+  if (codes > std::numeric_limits<std::int32_t>::max())
+    throw py::value_error("codebook must have fewer than 2^31 codes, got " + std::to_string(codes));
+  const View index = output(std::move(given_index), "index", {shape[0], shape[2], shape[3]}, "int32", latent, allocate);
+  const View quantised = output(std::move(given_quantised), "quantised", shape, "float32", latent, allocate);
+  for (const View* in : {&latent, &codebook}) {
+    expect_apart(index, *in);
+    expect_apart(quantised, *in);
+  }
+  expect_apart(index, quantised);
+  run_on(latent, stream, [&](auto device) {
+    nearest_code(device, latent.as<const float>(), codebook.as<const float>(), shape[0], dimensions,
+                 shape[2] * shape[3], codes, index.as<std::int32_t>(), quantised.as<float>());
+  });
+  return py::make_tuple(index.object, quantised.object);
+}
+
+Plane plane_named(const std::string& name) {
+  if (name == "axial") return Plane::axial;
+  if (name == "coronal") return Plane::coronal;
+  if (name == "sagittal") return Plane::sagittal;
+  throw py::value_error("plane must be 'axial', 'coronal' or 'sagittal', got '" + name + "'");
+}
+
+Grid grid_of(const View& volume) {
+  const Shape& s = volume.shape;
+  return s.size() == 4 ? Grid{s[0], s[1], s[2], s[3]} : Grid{1, s[0], s[1], s[2]};
+}
+
+void expect_range(const Slices& slices, const std::string& plane, std::int64_t start, std::int64_t count) {
+  if (start < 0 || count < 1 || count > slices.count || start > slices.count - count)
+    throw py::value_error("start and count must name slices 0 to " + std::to_string(slices.count - 1) + " of the " +
+                          plane + " plane, got start " + std::to_string(start) + " and count " + std::to_string(count) +
+                          "; shorten the last batch");
+}
+
+void expect_cover(const Slices& slices, const std::string& plane, std::int64_t height, std::int64_t width) {
+  if (height < slices.height || width < slices.width)
+    throw py::value_error("height and width must be at least those of the " + plane + " slices, " +
+                          text({slices.height, slices.width}) + ", got " + text({height, width}) +
+                          "; planes are padded, never cropped");
+}
+
+py::object bind_extract_planes(const py::object& volume_, const std::string& plane_name, std::int64_t start,
+                               std::int64_t count, std::optional<std::int64_t> height_,
+                               std::optional<std::int64_t> width_, float fill, const std::optional<std::string>& dtype_,
+                               const py::object& out_, const py::function& allocate, std::uintptr_t stream) {
+  const Plane plane = plane_named(plane_name);
+  const View volume = view(volume_, "volume");
+  Given given = view_given(out_, "out");
+  expect_same_place(volume, {pointer(given)});
+  expect(volume, {"float32"}, "[c, z, y, x] or [z, y, x]", {3, 4});
+  const Grid grid = grid_of(volume);
+  const Slices slices = slices_of(grid, plane);
+  const std::int64_t height = height_.value_or(slices.height), width = width_.value_or(slices.width);
+  const std::string dtype = dtype_ ? *dtype_ : given ? given->dtype : "float32";
+  expect_range(slices, plane_name, start, count);
+  expect_cover(slices, plane_name, height, width);
+  if (dtype != "float32" && dtype != "float16")
+    throw py::value_error("planes must be float32 or float16, got " + dtype + "; pass dtype='float32' or 'float16'");
+  const View out = output(std::move(given), "out", {count, grid.channels, height, width}, dtype, volume, allocate);
+  expect_apart(out, volume);
+  run_on(volume, stream, [&](auto device) {
+    if (dtype == "float16")
+      extract_planes(device, volume.as<const float>(), grid, plane, start, count, height, width, fill, out.as<Half>());
+    else
+      extract_planes(device, volume.as<const float>(), grid, plane, start, count, height, width, fill, out.as<float>());
+  });
+  return out.object;
+}
+
+py::object bind_insert_planes(const py::object& planes_, const py::object& volume_, const std::string& plane_name,
+                              std::int64_t start, std::uintptr_t stream) {
+  const Plane plane = plane_named(plane_name);
+  const View planes = view(planes_, "planes"), volume = view(volume_, "volume");
+  expect_same_place(planes, {&volume});
+  expect(planes, {"float32", "float16"}, "[n, c, height, width]", {4});
+  expect(volume, {"float32"}, "[c, z, y, x] or [z, y, x]", {3, 4});
+  const Grid grid = grid_of(volume);
+  const Slices slices = slices_of(grid, plane);
+  const std::int64_t count = planes.shape[0], height = planes.shape[2], width = planes.shape[3];
+  expect_shape(planes, {count, grid.channels, height, width}, "to match the channels of volume");
+  expect_range(slices, plane_name, start, count);
+  expect_cover(slices, plane_name, height, width);
+  if (!volume.writable) throw py::value_error("volume must be writable, got a read-only array; pass a copy of it");
+  expect_apart(volume, planes);
+  run_on(volume, stream, [&](auto device) {
+    if (planes.dtype == "float16")
+      insert_planes(device, planes.as<const Half>(), grid, plane, start, count, height, width, volume.as<float>());
+    else
+      insert_planes(device, planes.as<const float>(), grid, plane, start, count, height, width, volume.as<float>());
+  });
+  return volume.object;
+}
+
+// Equal arrays are fine, element by element; shifted ones are not.
+void expect_equal_or_apart(const View& out, const View& in) {
+  if (out.data != in.data) expect_apart(out, in);
+}
+
+py::tuple bind_fuse_planes(const py::object& axial_, const py::object& coronal_, const py::object& sagittal_,
+                           float scale, float offset, const py::object& fused_, const py::object& spread_,
+                           const py::function& allocate, std::uintptr_t stream) {
+  const View axial = view(axial_, "axial"), coronal = view(coronal_, "coronal"), sagittal = view(sagittal_, "sagittal");
+  Given given_fused = view_given(fused_, "fused"), given_spread = view_given(spread_, "spread");
+  expect_same_place(axial, {&coronal, &sagittal, pointer(given_fused), pointer(given_spread)});
+  for (const View* in : {&axial, &coronal, &sagittal}) {
+    expect(*in, {"float32"}, "[z, y, x]", {3});
+    expect_shape(*in, axial.shape, "of axial");
+  }
+  const View fused = output(std::move(given_fused), "fused", axial.shape, "float32", axial, allocate);
+  const View spread = output(std::move(given_spread), "spread", axial.shape, "float32", axial, allocate);
+  for (const View* in : {&axial, &coronal, &sagittal}) {
+    expect_equal_or_apart(fused, *in);
+    expect_equal_or_apart(spread, *in);
+  }
+  expect_apart(spread, fused);
+  run_on(axial, stream, [&](auto device) {
+    fuse_planes(device, axial.as<const float>(), coronal.as<const float>(), sagittal.as<const float>(), axial.size(),
+                scale, offset, fused.as<float>(), spread.as<float>());
+  });
+  return py::make_tuple(fused.object, spread.object);
+}
+
+IndexMap index_map(const std::vector<std::vector<double>>& matrix) {
+  bool fits = matrix.size() == 3 || matrix.size() == 4;
+  for (const auto& row : matrix) {
+    fits = fits && row.size() == 4;
+    for (double value : row) fits = fits && std::isfinite(value);
+  }
+  if (fits && matrix.size() == 4) fits = matrix[3] == std::vector<double>{0, 0, 0, 1};
+  if (!fits)
+    throw py::value_error(
+        "matrix must be finite [3, 4], or [4, 4] with the last row 0, 0, 0, 1, from output to input voxel index (x, y, "
+        "z), "
+        "got something else; make it with grid_matrix");
+  IndexMap map{};
+  for (int i = 0; i < 3; ++i)
+    for (int j = 0; j < 4; ++j) map.row[i][j] = matrix[i][j];
+  return map;
+}
+
+py::object bind_resample(const py::object& volume_, const std::vector<std::vector<double>>& matrix, const Shape& shape,
+                         float fill, const py::object& out_, const py::function& allocate, std::uintptr_t stream) {
+  const IndexMap map = index_map(matrix);
+  const View volume = view(volume_, "volume");
+  Given given = view_given(out_, "out");
+  expect_same_place(volume, {pointer(given)});
+  expect(volume, {"float32"}, "[z, y, x]", {3});
+  if (shape.size() != 3 || std::any_of(shape.begin(), shape.end(), [](std::int64_t extent) { return extent < 1; }))
+    throw py::value_error("shape must be (z, y, x), each at least 1, got " + text(shape));
+  const View out = output(std::move(given), "out", shape, "float32", volume, allocate);
+  expect_apart(out, volume);
+  run_on(volume, stream, [&](auto device) {
+    resample(device, volume.as<const float>(), grid_of(volume), map, grid_of(out), fill, out.as<float>());
+  });
+  return out.object;
+}
+
+py::dict build_info() {
+  py::dict info;
+#ifdef __VERSION__
+  info["compiler"] = __VERSION__;
+#else
+  info["compiler"] = "unknown";
+#endif
+  const int version = cuda_version();
+  info["cuda"] = py::none();
+  if (version) info["cuda"] = std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+  info["cuda_architectures"] = SCTRT_CUDA_ARCHITECTURES;
+#ifdef _OPENMP
+  info["openmp"] = true;
+#else
+  info["openmp"] = false;
+#endif
+  info["cpu_instructions"] = cpu_instructions();
+  return info;
+}
+
+void raise_as_python(std::exception_ptr pointer) {
+  try {
+    if (pointer) std::rethrow_exception(pointer);
+  } catch (const DeviceError& error) {
+    const py::object type = py::module_::import("sctrt.errors").attr("DeviceError");
+    PyErr_SetString(type.ptr(), error.what());
+  }
+}
+
+}  // namespace
+}  // namespace sctrt
+
+PYBIND11_MODULE(_native, module) {
+  using namespace sctrt;
+  module.doc() = "The kernels as sctrt.ops calls them; see there.";
+  py::register_local_exception_translator(raise_as_python);
+  module.def("nearest_code", bind_nearest_code);
+  module.def("extract_planes", bind_extract_planes);
+  module.def("insert_planes", bind_insert_planes);
+  module.def("fuse_planes", bind_fuse_planes);
+  module.def("resample", bind_resample);
+  module.def("cuda_device_count", cuda_device_count);
+  module.def("build_info", build_info);
+}

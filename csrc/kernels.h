@@ -1,0 +1,81 @@
+// The native API: each kernel declared once, for both devices. Pointers lie on the device, arrays are C-contiguous and
+// do not overlap (but for fuse_planes, which may write over its inputs); shapes stand beside their pointers.
+// Defined in codebook.h, planes.h, fusion.h and resample.h; instantiated in cpu.cpp and cuda.cu.
+#pragma once
+
+#include "device.h"
+
+namespace sctrt {
+
+constexpr int kMaxDimensions = 64;  // of a code
+
+// index = argmin over codes k of sum over d of (latent[d] - codebook[k, d])^2, lowest k of equals; 0 when no distance
+// is a number below infinity. float32, summed in the order of d, unfused: the same bits on every device.
+template <class Device>
+void nearest_code(Device device,
+                  const float* latent,    // [images, dimensions, positions]
+                  const float* codebook,  // [codes, dimensions], dimensions in 1..kMaxDimensions
+                  std::int64_t images, std::int64_t dimensions, std::int64_t positions, std::int64_t codes,
+                  std::int32_t* index,  // [images, positions]
+                  float* quantised);    // [images, dimensions, positions]
+
+struct Grid {
+  std::int64_t channels, z, y, x;
+};
+
+enum class Plane { axial, coronal, sagittal };
+
+// How the slices of a plane lie in a volume [channels, z, y, x]: their number and size, and the steps in elements.
+struct Slices {
+  std::int64_t count, height, width;
+  std::int64_t channel_step, slice_step, row_step, column_step;
+};
+
+inline Slices slices_of(Grid grid, Plane plane) {
+  const std::int64_t row = grid.x, slab = grid.y * grid.x, all = grid.z * slab;
+  switch (plane) {
+    case Plane::axial:
+      return {grid.z, grid.y, grid.x, all, slab, row, 1};
+    case Plane::coronal:
+      return {grid.y, grid.z, grid.x, all, row, slab, 1};
+    default:
+      return {grid.x, grid.z, grid.y, all, 1, slab, row};
+  }
+}
+
+// Slices start..start+count-1 of the volume, in its upper left corner of each plane; `fill` to the right and below.
+// Sample is float or Half.
+template <class Device, class Sample>
+void extract_planes(Device device,
+                    const float* volume,  // [channels, z, y, x]
+                    Grid grid, Plane plane, std::int64_t start, std::int64_t count, std::int64_t height,
+                    std::int64_t width, float fill,
+                    Sample* planes);  // [count, channels, height, width]
+
+// The inverse: the upper left corner of each plane to slices start..start+count-1 of the volume.
+template <class Device, class Sample>
+void insert_planes(Device device,
+                   const Sample* planes,  // [count, channels, height, width]
+                   Grid grid, Plane plane, std::int64_t start, std::int64_t count, std::int64_t height,
+                   std::int64_t width,
+                   float* volume);  // [channels, z, y, x]
+
+// fused = median * scale + offset, spread = (maximum - minimum) * |scale|; both NaN where any input is.
+template <class Device>
+void fuse_planes(Device device, const float* axial, const float* coronal, const float* sagittal,  // [voxels]
+                 std::int64_t voxels, float scale, float offset, float* fused,
+                 float* spread);  // [voxels], in the unit of scale and offset
+
+// Rows of the affine map from an output voxel's index (x, y, z, 1) to the input's (x, y, z), in voxels.
+struct IndexMap {
+  double row[3][4];
+};
+
+// Trilinear. Up to half a voxel outside the first and last centres the edge is continued; beyond, `fill`.
+template <class Device>
+void resample(Device device,
+              const float* volume,  // [from.z, from.y, from.x]
+              Grid from, IndexMap map, Grid to, float fill,
+              float* out);  // [to.z, to.y, to.x]
+
+}  // namespace sctrt

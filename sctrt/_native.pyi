@@ -1,0 +1,46 @@
+"""The compiled kernels, as ops.py calls them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Allocate = Callable[[Any, tuple[int, ...], str], Any]
+
+def nearest_code(
+    latent: Any, codebook: Any, index: Any, quantised: Any, allocate: Allocate, stream: int
+) -> tuple[Any, Any]: ...
+def extract_planes(
+    volume: Any,
+    plane: str,
+    start: int,
+    count: int,
+    height: int | None,
+    width: int | None,
+    fill: float,
+    dtype: str | None,
+    out: Any,
+    allocate: Allocate,
+    stream: int,
+) -> Any: ...
+def insert_planes(planes: Any, volume: Any, plane: str, start: int, stream: int) -> Any: ...
+def fuse_planes(
+    axial: Any,
+    coronal: Any,
+    sagittal: Any,
+    scale: float,
+    offset: float,
+    fused: Any,
+    spread: Any,
+    allocate: Allocate,
+    stream: int,
+) -> tuple[Any, Any]: ...
+def resample(
+    volume: Any,
+    matrix: Sequence[Sequence[float]],
+    shape: Sequence[int],
+    fill: float,
+    out: Any,
+    allocate: Allocate,
+    stream: int,
+) -> Any: ...
+def cuda_device_count() -> int: ...
+def build_info() -> dict[str, Any]: ...

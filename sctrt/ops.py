@@ -1,0 +1,217 @@
+"""The kernels on any array: NumPy, PyTorch and CuPy, on the host or on one GPU; nothing of PET, files or engines.
+
+Every function fills and returns `out`, or, where none is given, an array that it makes with the library and on the
+device of its first argument (NumPy for a host array of another library). Nothing is copied, cast or moved: an array of
+another dtype, a strided one or one on another device is refused. With arrays on a GPU the work is enqueued on `stream`
+(a cudaStream_t as an integer; 0 is CUDA's default stream) and not waited for.
+
+Raises, in every function:
+    ValueError: an argument has the wrong type, dtype, shape or layout, is read-only, or overlaps another.
+    DeviceError: the arrays lie on different devices, or on a GPU that this build or machine cannot use.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    from . import _native
+except ImportError as error:
+    raise ImportError(f"sctrt's native kernels are not built ({error}); run: pip install -e .") from error
+
+Array = Any  # an array of any library that the module's first line names
+Plane = Literal["axial", "coronal", "sagittal"]
+
+# Entries of a grid matrix this close to an integer are that integer: the linear part in voxels a voxel (float32 affines
+# differ by 6e-8; over 1000 voxels the snap moves a position by 1e-4 voxels at most), the offset in voxels.
+SNAP_LINEAR = 1e-7
+SNAP_OFFSET = 1e-4
+
+
+def nearest_code(
+    latent: Array, codebook: Array, *, index: Array = None, quantised: Array = None, stream: int = 0
+) -> tuple[Array, Array]:
+    """Looks up the codebook entry nearest to each latent vector.
+
+    The nearest is the one of least squared Euclidean distance, computed in float32 as the sum over d = 0, 1, ... of
+    (latent - code)^2, each operation rounded; of equal distances the lowest index wins. So every device gives the same
+    index. A latent with a NaN gets index 0.
+
+    Args:
+        latent: [n, d, h, w] float32, an encoder's output; d in 1..64.
+        codebook: [k, d] float32.
+        index: [n, h, w] int32, filled.
+        quantised: [n, d, h, w] float32, filled.
+        stream: see the module.
+
+    Returns:
+        index and quantised, the codes themselves.
+    """
+    return _native.nearest_code(latent, codebook, index, quantised, _empty, stream)
+
+
+def extract_planes(
+    volume: Array,
+    plane: Plane,
+    start: int,
+    count: int,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    fill: float = 0.0,
+    dtype: Any = None,
+    out: Array = None,
+    stream: int = 0,
+) -> Array:
+    """Takes a batch of parallel slices out of a volume, padded to the right and below.
+
+    Args:
+        volume: [c, z, y, x] or [z, y, x] float32.
+        plane: "axial" slices along z are [y, x], "coronal" along y are [z, x], "sagittal" along x are [z, y].
+        start: the first slice.
+        count: the number of slices.
+        height: rows of a plane, at least those of a slice, which is the default.
+        width: columns of a plane, likewise.
+        fill: value of the padding.
+        dtype: float32 or float16 (rounded to nearest); by default that of `out`, else float32.
+        out: [count, c, height, width], filled.
+        stream: see the module.
+
+    Returns:
+        out.
+    """
+    name = None if dtype is None else _dtype_name(dtype)
+    return _native.extract_planes(volume, plane, start, count, height, width, fill, name, out, _empty, stream)
+
+
+def insert_planes(planes: Array, volume: Array, plane: Plane, start: int, *, stream: int = 0) -> Array:
+    """Puts a batch of parallel slices back into a volume, without their padding: the inverse of extract_planes.
+
+    Args:
+        planes: [n, c, height, width] float32 or float16.
+        volume: [c, z, y, x] or, for one channel, [z, y, x] float32; slices start..start+n-1 are overwritten.
+        plane: see extract_planes.
+        start: the first slice.
+        stream: see the module.
+
+    Returns:
+        volume.
+    """
+    return _native.insert_planes(planes, volume, plane, start, stream)
+
+
+def fuse_planes(
+    axial: Array,
+    coronal: Array,
+    sagittal: Array,
+    *,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    fused: Array = None,
+    spread: Array = None,
+    stream: int = 0,
+) -> tuple[Array, Array]:
+    """Fuses the three planes' predictions: their median, and their range as a measure of doubt.
+
+    A voxel where any prediction is NaN is NaN in both.
+
+    Args:
+        axial: [z, y, x] float32 in network units.
+        coronal: likewise.
+        sagittal: likewise.
+        scale: HU a network unit.
+        offset: HU at network unit 0.
+        fused: [z, y, x] float32, filled; may be one of the inputs.
+        spread: likewise.
+        stream: see the module.
+
+    Returns:
+        fused = median * scale + offset [HU] and spread = (max - min) * |scale| [HU].
+    """
+    return _native.fuse_planes(axial, coronal, sagittal, scale, offset, fused, spread, _empty, stream)
+
+
+def resample(
+    volume: Array,
+    matrix: NDArray[np.float64],
+    shape: Sequence[int],
+    *,
+    fill: float = 0.0,
+    out: Array = None,
+    stream: int = 0,
+) -> Array:
+    """Interpolates a volume on another grid, trilinearly.
+
+    Voxels reach half a voxel beyond the first and last centres: there the edge is continued; further out is `fill`.
+    Positions are computed in float64, values in float32; a position on a centre returns its value exactly.
+
+    Args:
+        volume: [z, y, x] float32.
+        matrix: [3, 4] or [4, 4] on the host; maps an output voxel's index (x, y, z, 1) to the input's (x, y, z), as
+            grid_matrix makes it.
+        shape: (z, y, x) of the output.
+        fill: value outside the input.
+        out: [z, y, x] float32, filled.
+        stream: see the module.
+
+    Returns:
+        out.
+    """
+    rows = np.asarray(matrix, dtype=np.float64).tolist()
+    return _native.resample(volume, rows, [int(extent) for extent in shape], fill, out, _empty, stream)
+
+
+def grid_matrix(from_affine: NDArray[np.float64], to_affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Maps voxel indices of one grid to those of another: inverse(to_affine) @ from_affine.
+
+    For resample, from_affine is the output's grid and to_affine the input's. Entries near an integer are snapped to it,
+    so that equal, shifted and flipped grids copy values exactly.
+
+    Args:
+        from_affine: [4, 4] from voxel index (x, y, z, 1) to world mm.
+        to_affine: likewise.
+
+    Returns:
+        [4, 4] from a voxel index of the first grid to one of the second.
+    """
+    matrix = np.linalg.solve(np.asarray(to_affine, np.float64), np.asarray(from_affine, np.float64))
+    tolerance = np.array([SNAP_LINEAR, SNAP_LINEAR, SNAP_LINEAR, SNAP_OFFSET])
+    nearest = np.round(matrix)
+    snapped = np.where(np.abs(matrix - nearest) <= tolerance, nearest, matrix) + 0.0  # + 0.0: no negative zeros
+    snapped[3] = [0, 0, 0, 1]
+    return snapped
+
+
+def cuda_device_count() -> int:
+    """Number of GPUs that the kernels can use; 0 without a driver or in a build without CUDA."""
+    return _native.cuda_device_count()
+
+
+def build_info() -> dict[str, Any]:
+    """What the native module was built with, and the CPU instructions it uses here; "cuda" is None without CUDA."""
+    return _native.build_info()
+
+
+def _empty(like: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(like, torch.Tensor):
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(like, cupy.ndarray):
+        with like.device:
+            return cupy.empty(shape, dtype)
+    if hasattr(like, "__cuda_array_interface__"):
+        raise ValueError(
+            f"outputs can be made for torch and CuPy arrays on a GPU, got {type(like).__module__}; pass them yourself"
+        )
+    return np.empty(shape, dtype)
+
+
+def _dtype_name(dtype: Any) -> str:
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return name.removeprefix("torch.")

@@ -1,0 +1,66 @@
+"""What each kernel means, in slow NumPy: the specification that every device is tested against."""
+
+import itertools
+
+import numpy as np
+
+PLANE_AXIS = {"axial": 1, "coronal": 2, "sagittal": 3}  # of a volume [c, z, y, x]
+
+
+def squared_distances(latent, codebook, dtype):
+    """[n, k, h, w] sums over d of (latent [n, d, h, w] - codebook [k, d])^2, each operation rounded to dtype."""
+    latent, codebook = latent.astype(dtype), codebook.astype(dtype)
+    total = np.zeros((latent.shape[0], len(codebook), *latent.shape[2:]), dtype)
+    for d in range(latent.shape[1]):
+        total += (latent[:, None, d] - codebook[None, :, d, None, None]) ** 2
+    return total
+
+
+def nearest_code(latent, codebook):
+    """index [n, h, w] int32 (of equals the lowest) and codes [n, d, h, w], rounded as the kernel rounds: to float32."""
+    distances = squared_distances(latent, codebook, np.float32)
+    index = np.where(np.isnan(distances), np.inf, distances).argmin(axis=1).astype(np.int32)
+    return index, np.moveaxis(codebook[index], -1, 1)
+
+
+def extract_planes(volume, plane, start, count, height, width, fill, dtype=np.float32):
+    """[count, c, height, width] slices of volume [c, z, y, x], padded to the right and below."""
+    slices = np.moveaxis(volume, PLANE_AXIS[plane], 0)[start : start + count]
+    padding = [(0, 0), (0, 0), (0, height - slices.shape[2]), (0, width - slices.shape[3])]
+    return np.pad(slices, padding, constant_values=fill).astype(dtype)
+
+
+def insert_planes(planes, volume, plane, start):
+    """volume [c, z, y, x] with its slices from start on replaced by the upper left corners of planes."""
+    result = volume.copy()
+    slices = np.moveaxis(result, PLANE_AXIS[plane], 0)
+    slices[start : start + len(planes)] = planes[:, :, : slices.shape[2], : slices.shape[3]]
+    return result
+
+
+def fuse_planes(axial, coronal, sagittal, scale, offset):
+    """Median and range of three predictions, scaled; NaN where any of them is."""
+    stack = np.stack([axial, coronal, sagittal])
+    scale, offset = np.float32(scale), np.float32(offset)
+    return np.median(stack, axis=0) * scale + offset, np.ptp(stack, axis=0) * np.abs(scale)
+
+
+def resample(volume, matrix, shape, fill):
+    """Trilinear interpolation in float64, voxel by voxel; the edge goes on for half a voxel."""
+    size = np.array(volume.shape[::-1])
+    out = np.full(shape, fill, np.float64)
+    for z, y, x in itertools.product(*map(range, shape)):
+        position = np.asarray(matrix)[:3] @ np.array([x, y, z, 1.0])
+        if (position < -0.5 - 1e-6).any() or (position > size - 0.5 + 1e-6).any():
+            continue
+        clamped = np.clip(position, 0, size - 1)
+        low = np.minimum(clamped.astype(int), np.maximum(size - 2, 0))
+        part = clamped - low
+        value = 0.0
+        for corner in itertools.product((0, 1), repeat=3):
+            weight = np.prod(np.where(corner, part, 1 - part))
+            if weight > 0:
+                i, j, k = low + corner
+                value += weight * float(volume[k, j, i])
+        out[z, y, x] = value
+    return out
