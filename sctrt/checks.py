@@ -1,0 +1,75 @@
+"""Refuses volumes that cannot be a PET of a person, before any work is spent on them; it reads no files."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .errors import VolumeError
+from .volume import Volume
+
+MIN_VOXELS_PER_AXIS = 8
+# Human PET scanners reconstruct 1 to 6 mm voxels; the range leaves room for resampled and thick-slice images.
+MIN_VOXEL_MM, MAX_VOXEL_MM = 0.3, 20.0
+MIN_EXTENT_MM = 30.0  # smaller than any part of an adult that is scanned
+NOT_PET_UNITS = ("HU", "1/cm")
+LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.0  # outside them lie metal, ringing and hot spots
+# Reconstruction noise and ringing reach a small share of the uptake; a CT's air (-1000 HU) exceeds all but dense bone.
+MAX_NEGATIVE_RATIO = 0.5
+LOOKS_LIKE_HU = -500.0  # a value below this in a mostly negative image is lung or air in HU
+
+
+def check_pet(volume: Volume) -> None:
+    """Refuses what is clearly no three-dimensional PET image of a person.
+
+    Args:
+        volume: [z, y, x], any unit of activity.
+
+    Raises:
+        VolumeError: too few voxels or mm along an axis, voxels of an unlikely size, non-finite, constant or
+            mostly negative samples, or a unit of CT.
+    """
+    if volume.unit in NOT_PET_UNITS:
+        raise VolumeError(f"expected a PET volume, got one in {volume.unit}; pass the PET, not the CT or mu-map")
+    _check_grid(volume)
+    _check_samples(volume)
+
+
+def _check_grid(volume: Volume) -> None:
+    for axis, voxels, size in zip("zyx", volume.shape, volume.spacing, strict=True):
+        if voxels == 1:
+            raise VolumeError(
+                f"expected a PET volume, got a single slice along {axis} {volume.shape}; pass the whole series"
+            )
+        if voxels < MIN_VOXELS_PER_AXIS:
+            raise VolumeError(
+                f"expected at least {MIN_VOXELS_PER_AXIS} voxels along each axis, got {voxels} along {axis}; "
+                "pass the whole series, uncropped"
+            )
+        if not MIN_VOXEL_MM <= size <= MAX_VOXEL_MM:
+            raise VolumeError(
+                f"expected voxels of {MIN_VOXEL_MM} to {MAX_VOXEL_MM} mm, got {size:.4g} mm along {axis}; "
+                "check the affine, it must be in mm"
+            )
+        if voxels * size < MIN_EXTENT_MM:
+            raise VolumeError(
+                f"expected at least {MIN_EXTENT_MM} mm along each axis, got {voxels * size:.4g} mm along {axis}; "
+                "pass the whole field of view of a human scan, and check that the affine is in mm"
+            )
+
+
+def _check_samples(volume: Volume) -> None:
+    array = volume.array
+    bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise VolumeError(
+            f"expected finite samples, got {bad:,} of {array.size:,} that are NaN or infinite; "
+            "find where they come from, or set them to 0 (numpy.nan_to_num) if they lie outside the field of view"
+        )
+    lowest, highest = float(array.min()), float(array.max())
+    if lowest == highest:
+        name = "all zero" if lowest == 0 else f"all {lowest:g}"
+        raise VolumeError(f"expected a PET volume, got one that is {name}; check how it was exported")
+    low, high = np.percentile(array, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    if -low > MAX_NEGATIVE_RATIO * max(high, 0.0):
+        hint = "this looks like a CT; pass the PET" if lowest < LOOKS_LIKE_HU else "check its scaling"
+        raise VolumeError(f"expected PET samples, mostly above 0, got {lowest:g} to {highest:g}; {hint}")

@@ -1,0 +1,21 @@
+"""Every error that sctrt raises on purpose; nothing else lives here."""
+
+
+class SctrtError(Exception):
+    """Base of all errors that carry a message meant for the user: expected, given, next step."""
+
+
+class VolumeError(SctrtError):
+    """The volume (or its file) is unfit: shape, values, affine, unit or encoding."""
+
+
+class BundleError(SctrtError):
+    """The model bundle is missing, damaged, or of a format this version cannot read."""
+
+
+class EngineError(SctrtError):
+    """A runtime could not load or run a network, or was given the wrong shape."""
+
+
+class DeviceError(SctrtError):
+    """The device asked for is absent, or the arrays lie on different devices."""
