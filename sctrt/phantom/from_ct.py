@@ -1,0 +1,182 @@
+"""A phantom from a real CT: its anatomy and HU as they are, with sampled FDG uptake and lesions.
+
+The table and everything else outside the body is removed. Tissue classes come from HU and connected
+components alone, so contrast-filled vessels above the bone threshold are given marrow uptake.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..errors import VolumeError
+from ..volume import Volume
+from .labels import Tissue
+from .phantom import Lesion, Phantom
+
+HU_AIR = -1000.0
+BODY_THRESHOLD = -300.0  # HU; skin is above, bedding and clothes are below
+TABLE_OPENING_MM = 12.0  # thinner structures that stick out of the body are table and cables
+LOW_DENSITY = -400.0  # HU; below: lung or gas
+LUNG_MIN_ML = 60.0  # smaller pockets of low density are gas
+LUNG_MEDIAN_MIN = -930.0  # HU; large pockets of pure gas lie below
+FAT_MAX = -20.0  # HU
+BONE_MIN = 170.0  # HU
+VISCERAL_DEPTH_MM = 32.0  # lean tissue deeper than this counts as organs
+ANTI_ALIAS = 0.4  # Gaussian sigma as a share of the coarser voxel size
+
+# FDG uptake [SUV], the ranges in which a body's value is drawn; sources in docs/physics.md.
+MUSCLE_SUV = (0.5, 0.75)
+FAT_SUV = (0.15, 0.3)
+LUNG_SUV = (0.35, 0.6)
+MARROW_SUV = (1.0, 2.2)
+LESION_SUV = (3.5, 14.0)
+LESION_RADIUS_MM = (5.0, 16.0)
+
+
+def body_from_ct(ct: Volume, seed: int, voxel_mm: float = 4.0, *, scale: float = 1.0, fov_mm: float = 512.0) -> Phantom:
+    """Makes a phantom of a real CT's anatomy.
+
+    Args:
+        ct: HU, any grid; the body should not be cut at the sides.
+        seed: of uptake and lesions.
+        voxel_mm: isotropic voxel size of the phantom.
+        scale: the anatomy is stretched by this factor in all directions (another habitus).
+        fov_mm: width and depth of the phantom's grid.
+
+    Returns:
+        Phantom on an axis-aligned LPS grid, centred on the body in x and y.
+
+    Raises:
+        VolumeError: there is no body of at least one litre above -300 HU.
+    """
+    rng = np.random.default_rng(seed)
+    hu, affine = _resample_axis_aligned(ct, voxel_mm, scale, fov_mm)
+    body = _body_mask(hu, voxel_mm)
+    if body.sum() * voxel_mm**3 < 1e6:
+        raise VolumeError(
+            "expected a CT in HU with a body of at least one litre above -300 HU, got "
+            f"{body.sum() * voxel_mm**3 / 1e6:.2f} l; check the unit and the rescale slope"
+        )
+    hu = np.where(body, hu, HU_AIR).astype(np.float32)
+    labels = _classify(hu, body, voxel_mm)
+    activity = _uptake(hu, labels, body, voxel_mm, rng)
+    lesions = _paint_lesions(activity, labels, voxel_mm, rng)
+    meta = {"source": "ct", "seed": seed, "voxel_mm": voxel_mm, "scale": scale}
+    return Phantom(
+        ct=Volume(hu, affine, "HU"),
+        activity=Volume(activity, affine, "SUV"),
+        labels=Volume(labels, affine, "1"),
+        lesions=lesions,
+        meta=meta,
+    )
+
+
+def _resample_axis_aligned(
+    ct: Volume, voxel_mm: float, scale: float, fov_mm: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Anti-aliased HU [z, y, x] on an LPS grid centred on the volume in y and x, and its affine."""
+    corners = np.array(
+        [(x, y, z, 1) for x in (0, ct.shape[2] - 1) for y in (0, ct.shape[1] - 1) for z in (0, ct.shape[0] - 1)]
+    )
+    world = (ct.affine @ corners.T)[:3]
+    low, high = world.min(axis=1), world.max(axis=1)
+    nxy = round(fov_mm / voxel_mm)
+    nz = max(1, int((high[2] - low[2]) * scale / voxel_mm))
+    centre = (low + high) / 2
+    step = voxel_mm / scale  # [mm] in the CT's world
+    affine_in_ct_world = np.diag([step, step, step, 1.0])
+    affine_in_ct_world[:3, 3] = centre - step * (np.array([nxy, nxy, nz]) - 1) / 2
+    to_index = np.linalg.inv(ct.affine) @ affine_in_ct_world  # (x, y, z) -> (x, y, z)
+    sigma = [ANTI_ALIAS * max(0.0, step - s) / s for s in ct.spacing]
+    smooth = ndimage.gaussian_filter(ct.array.astype(np.float32), sigma, mode="nearest")
+    reverse = to_index[:3, :3][::-1, ::-1]
+    hu = ndimage.affine_transform(
+        smooth, reverse, to_index[:3, 3][::-1], output_shape=(nz, nxy, nxy), order=1, mode="constant", cval=HU_AIR
+    )
+    affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
+    affine[:3, 3] = -voxel_mm * (np.array([nxy, nxy, nz]) - 1) / 2
+    return np.maximum(hu, -1024.0), affine
+
+
+def _body_mask(hu: NDArray[np.float32], voxel_mm: float) -> NDArray[np.bool_]:
+    """The largest solid object, without thin attachments (table), its lungs and gas filled in."""
+    solid = hu > BODY_THRESHOLD
+    filled = np.stack([ndimage.binary_fill_holes(s) for s in solid])
+    radius = max(1, round(TABLE_OPENING_MM / voxel_mm / 2))
+    ball = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), radius)[None]
+    opened = ndimage.binary_opening(filled, ball)
+    components, n = ndimage.label(opened)
+    if n == 0:
+        return np.zeros_like(solid)
+    largest = components == 1 + np.argmax(np.bincount(components.ravel())[1:])
+    body = ndimage.binary_dilation(largest, ball) & filled  # gives back the skin that the opening rounded off
+    return np.stack([ndimage.binary_fill_holes(s) for s in body])
+
+
+def _classify(hu: NDArray[np.float32], body: NDArray[np.bool_], voxel_mm: float) -> NDArray[np.uint8]:
+    labels = np.zeros(hu.shape, np.uint8)
+    labels[body] = Tissue.SOFT
+    labels[body & (hu < FAT_MAX)] = Tissue.FAT
+    labels[body & (hu > BONE_MIN)] = Tissue.BONE
+    pockets, n = ndimage.label(body & (hu < LOW_DENSITY))
+    if n:
+        index = np.arange(1, n + 1)
+        volume_ml = np.bincount(pockets.ravel())[1:] * voxel_mm**3 / 1000
+        median = ndimage.median(hu, pockets, index)
+        lung = (volume_ml > LUNG_MIN_ML) & (median > LUNG_MEDIAN_MIN)
+        labels[np.isin(pockets, index[lung])] = Tissue.LUNG
+        labels[np.isin(pockets, index[~lung])] = Tissue.GAS
+    return labels
+
+
+def _uptake(
+    hu: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    body: NDArray[np.bool_],
+    voxel_mm: float,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """SUV [z, y, x]: one level a tissue, organ-like blobs in deep lean tissue, lung by its density."""
+    activity = np.zeros(hu.shape, np.float32)
+    depth = ndimage.distance_transform_edt(np.pad(body, ((1, 1), (0, 0), (0, 0)), mode="edge"), sampling=voxel_mm)[1:-1]
+    organs = np.exp(0.5 * _smooth_noise(rng, hu.shape, 28.0 / voxel_mm) + 0.45)
+    deep = np.clip((depth - VISCERAL_DEPTH_MM) / 10.0, 0, 1)
+    lean = rng.uniform(*MUSCLE_SUV) * (1 + deep * (2.2 * organs / organs.mean() - 1))
+    activity[labels == Tissue.SOFT] = lean[labels == Tissue.SOFT]
+    activity[labels == Tissue.FAT] = rng.uniform(*FAT_SUV)
+    activity[labels == Tissue.BONE] = rng.uniform(*MARROW_SUV)
+    lung = labels == Tissue.LUNG
+    activity[lung] = (rng.uniform(*LUNG_SUV) * np.clip((hu + 1000) / 230, 0.1, 3.0))[lung]
+    activity *= np.clip(1 + 0.07 * _smooth_noise(rng, hu.shape, 10.0 / voxel_mm), 0.5, 1.5)
+    return activity.astype(np.float32)
+
+
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> NDArray[np.float32]:
+    """Gaussian random field of unit standard deviation; sigma in voxels."""
+    field = ndimage.gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma, mode="wrap")
+    return field / field.std()
+
+
+def _paint_lesions(
+    activity: NDArray[np.float32], labels: NDArray[np.uint8], voxel_mm: float, rng: np.random.Generator
+) -> tuple[Lesion, ...]:
+    """Two to eight ellipsoidal lesions in lung, lean tissue or bone; the CT stays as it is."""
+    lesions = []
+    zyx = np.indices(labels.shape, dtype=np.float32)
+    for _ in range(rng.integers(2, 9)):
+        site = (Tissue.LUNG, Tissue.SOFT, Tissue.BONE)[rng.choice(3, p=[0.2, 0.5, 0.3])]
+        candidates = np.argwhere(labels == site)
+        if len(candidates) == 0:
+            continue
+        centre = candidates[rng.integers(len(candidates))]
+        radius = rng.uniform(*LESION_RADIUS_MM)
+        suv = float(np.exp(rng.uniform(*np.log(LESION_SUV))))
+        semi_axes = radius * rng.uniform(0.75, 1.25, 3) / voxel_mm
+        distance = np.sqrt(sum(((zyx[i] - centre[i]) / semi_axes[i]) ** 2 for i in range(3)))
+        mask = np.clip(0.5 - (distance - 1) * semi_axes.min(), 0, 1) * (labels > 0)
+        activity += mask * (suv - activity)
+        labels[mask > 0.5] = Tissue.LESION
+        lesions.append(Lesion(site.name.lower(), radius, suv, tuple(int(i) for i in centre)))
+    return tuple(lesions)
