@@ -1,0 +1,176 @@
+"""The model bundle: a folder NAME.sctrt/ with a manifest, networks, codebook and weights, each under its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .errors import BundleError
+
+FORMAT_VERSION = 1
+DEFAULT_MODEL = "phantom-small"
+MANIFEST = "manifest.json"
+ENCODER = "encoder.onnx"
+DECODER = "decoder.onnx"
+CODEBOOK = "codebook.npy"
+WEIGHTS = "weights.safetensors"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Architecture(_Strict):
+    """Widths of the vector-quantised autoencoder; the defaults are LDM's `vq-f4`."""
+
+    channels: int = Field(128, ge=1)
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    blocks: int = Field(2, ge=1)
+    latent_channels: int = Field(3, ge=1)
+    codes: int = Field(8192, ge=1)
+    code_dim: int = Field(3, ge=1, le=64)
+    groups: int = Field(32, ge=1)
+    input_channels: int = Field(3, ge=1)
+    output_channels: int = Field(3, ge=1)
+
+    @property
+    def factor(self) -> int:
+        """f: how many pixels of a side share one latent."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+class Normaliser(_Strict):
+    """How a PET volume becomes the network's input; the same in training and inference.
+
+    The PET is divided by the median of its Otsu body, then compressed by 2 r^p / (1 + r^p) - 1.
+    `scales` lists one smoothing level a channel: level k is the mean over 2^k voxels a side. A single
+    scale is one grey channel.
+    """
+
+    kind: Literal["otsu-median"] = "otsu-median"
+    exponent: float = Field(2.0, gt=0)
+    scales: tuple[int, ...] = Field((0,), min_length=1)
+
+
+class Manifest(_Strict):
+    """What `manifest.json` holds."""
+
+    format_version: int
+    name: str
+    architecture: Architecture
+    normaliser: Normaliser
+    spacing_mm: float = Field(gt=0)
+    hu_range: tuple[float, float]  # HU at network -1 and 1
+    padding: float  # network units; slices are padded with it at the end to multiples of the factor
+    licence: str
+    intended_use: str
+    training: dict[str, Any]  # provenance: cohort, steps, seed, command, commit, held-out numbers
+    files: dict[str, str]  # name -> SHA-256
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked model bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def encoder_onnx(self) -> Path:
+        return self.path / ENCODER
+
+    @property
+    def decoder_onnx(self) -> Path:
+        return self.path / DECODER
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+    def codebook(self) -> NDArray[np.float32]:
+        """[codes, code_dim]."""
+        codes = np.load(self.path / CODEBOOK, allow_pickle=False)
+        expected = (self.manifest.architecture.codes, self.manifest.architecture.code_dim)
+        if codes.shape != expected or codes.dtype != np.float32:
+            raise BundleError(f"expected a codebook float32 {expected}, got {codes.dtype} {codes.shape} in {self.path}")
+        return codes
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, which holds the hash of every other file."""
+        return sha256(self.path / MANIFEST)
+
+
+def default_bundle() -> Path:
+    """Where the model that ships with sctrt lies."""
+    return Path(__file__).parent / "models" / f"{DEFAULT_MODEL}.sctrt"
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load(path: str | Path | None = None) -> Bundle:
+    """Opens a bundle and checks every file against its hash.
+
+    Args:
+        path: the folder NAME.sctrt; None means the model that ships with sctrt.
+
+    Raises:
+        BundleError: missing, damaged, incomplete, or of a newer format.
+    """
+    folder = Path(path) if path is not None else default_bundle()
+    manifest = _read_manifest(folder)
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if Path(name).name != name or not file.is_file():
+            raise BundleError(f"the model bundle {folder} lacks its file {name!r}; copy or export the bundle again")
+        if sha256(file) != expected:
+            raise BundleError(
+                f"{file} has changed since the bundle was made: its SHA-256 is not the one in {MANIFEST}; "
+                "copy or export the bundle again"
+            )
+    missing = {ENCODER, DECODER, CODEBOOK, WEIGHTS} - manifest.files.keys()
+    if missing:
+        raise BundleError(
+            f"the manifest of {folder} does not list {', '.join(sorted(missing))}; export the bundle again"
+        )
+    return Bundle(folder, manifest)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise BundleError(f"expected a model bundle (a folder NAME.sctrt with {MANIFEST}), found none at {folder}")
+    try:
+        content = json.loads(file.read_bytes())
+        version = content["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{file} is not the manifest of a model bundle: {error!r}") from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise BundleError(
+            f"{folder} has bundle format {version!r}, and this sctrt reads formats up to {FORMAT_VERSION}; "
+            "upgrade sctrt, or export the model with this version"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise BundleError(f"{file} is not a valid manifest: {where}: {problem['msg']}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes `manifest.json` with the hashes of the bundle's other files as they are on disk now."""
+    files = {name: sha256(folder / name) for name in (ENCODER, DECODER, CODEBOOK, WEIGHTS)}
+    text = manifest.model_copy(update={"files": files}).model_dump_json(indent=2)
+    (folder / MANIFEST).write_text(text + "\n")

@@ -1,0 +1,268 @@
+"""The command line: parses, calls the library, prints; no logic of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .errors import BundleError, SctrtError, VolumeError
+
+FAILED, REFUSED = 1, 3  # exit codes; 2, wrong usage, is the parser's
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+out = Console()
+err = Console(stderr=True, soft_wrap=True)
+_debug = False
+
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where the result goes.")]
+
+
+@app.callback(help="Synthetic CT and attenuation map from time-of-flight PET without attenuation correction.")
+def common(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command()
+def synthesize(
+    pet: Annotated[Path, typer.Argument(help="NAC PET, NIfTI.")],
+    output: OutputOption,
+    model: Annotated[Path | None, typer.Option(help="Bundle NAME.sctrt; default: the model that ships.")] = None,
+    runtime: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    fusion: Annotated[str, typer.Option(help="median, mean, axial, coronal or sagittal.")] = "median",
+    mu_map: Annotated[Path | None, typer.Option(help="Also write the attenuation map [1/cm].")] = None,
+    kvp: Annotated[int, typer.Option(help="Tube voltage of the HU to mu conversion [kV].")] = 120,
+    uncertainty: Annotated[Path | None, typer.Option(help="Also write the spread of the three planes [HU].")] = None,
+    preview: Annotated[Path | None, typer.Option(help="Also draw PET, synthetic CT and spread as PNG.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write versions, times and HU summary as JSON.")] = None,
+) -> None:
+    """NAC PET in, synthetic CT (HU) out, on the PET's own grid."""
+    from .nifti import load
+    from .pipeline import Synthesizer
+
+    images = [path for path in (output, mu_map, uncertainty) if path is not None]
+    _check_outputs(pet, images, ".nii.gz or .nii")
+    _check_outputs(pet, [preview] if preview else [], ".png")
+    _check_outputs(pet, [report] if report else [], ".json")
+    volume = load(pet)
+    synthesizer = Synthesizer(model, runtime=runtime, device=device, precision=precision, fusion=fusion)
+    with _PlaneProgress() as progress:
+        result = synthesizer(volume, progress=progress)
+    result.ct.save(output)
+    if mu_map:
+        result.mu_map(kvp).save(mu_map)
+    if uncertainty:
+        result.uncertainty.save(uncertainty)
+    if preview:
+        from .preview import save_preview
+
+        save_preview(preview, volume, result.ct, result.uncertainty)
+    if report:
+        from .files import write_json
+
+        write_json(report, {**result.report, "input_file": str(pet), "output_file": str(output)})
+    seconds, memory = result.report["seconds"]["total"], result.report["peak_memory_mb"]
+    err.print(f"{output}: {seconds:.1f} s with {synthesizer.runtime} ({synthesizer.reason}), peak {memory:.0f} MB")
+    err.print(result.report["model"]["intended_use"])
+
+
+@app.command()
+def simulate(
+    output: OutputOption,
+    seed: Annotated[int, typer.Option(help="Of body, uptake and noise.")] = 0,
+    ct: Annotated[Path | None, typer.Option(help="Real CT (HU) whose anatomy is used.")] = None,
+    voxel_mm: Annotated[float, typer.Option(help="Voxel size of body and PET [mm].")] = 4.0,
+    tof_ps: Annotated[float, typer.Option(help="Coincidence timing, FWHM [ps]; 0: no time of flight.")] = 385.0,
+    region: Annotated[str, typer.Option(help="body or torso.")] = "body",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Simulates a case: body, scan, PET without attenuation correction."""
+    _need("torch", "simulation", "demo")
+    from .cases import save_case, simulate_case
+    from .nifti import load
+
+    source = load(ct, unit="HU") if ct else None
+    if not 0 <= tof_ps <= 2000:
+        raise typer.BadParameter(f"expected 0 (no time of flight) to 2000 ps, got {tof_ps}", param_hint="--tof-ps")
+    try:
+        phantom, nac = simulate_case(
+            seed, ct=source, voxel_mm=voxel_mm, tof_ps=tof_ps or None, region=region, device=device, progress=_say
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    meta = {"seed": seed, "ct": str(ct) if ct else None, "tof_ps": tof_ps, "voxel_mm": voxel_mm, "sctrt": _version()}
+    save_case(output, phantom, nac, meta)
+    _say(f"{output}: nac.nii.gz, ct.nii.gz, activity.nii.gz, labels.nii.gz, meta.json {nac.shape}")
+
+
+@app.command()
+def train(
+    cohort: Annotated[Path, typer.Argument(help="Folder of case folders (nac.nii.gz, ct.nii.gz).")],
+    validation: Annotated[Path, typer.Option(help="Folder of cases that are never trained on.")],
+    output: OutputOption,
+    config: Annotated[Path | None, typer.Option(help="JSON of a recipe; default: that of phantom-small.")] = None,
+    processes: Annotated[int, typer.Option(help="Data-parallel processes on a CPU.")] = 1,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last.ckpt.")] = False,
+) -> None:
+    """Trains a network from PET slices to CT slices."""
+    _need("lightning", "training", "train")
+    from pydantic import ValidationError
+
+    from .training.config import TrainingConfig
+    from .training.train import train as run
+
+    try:
+        recipe = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
+        checkpoint = run(recipe, cohort, validation, output, processes=processes, init=init, resume=resume)
+    except (ValidationError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+    _say(f"{checkpoint}: make a bundle of it with sctrt export {checkpoint} -o NAME.sctrt")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Of sctrt train, CompVis (.ckpt) or diffusers (.safetensors).")],
+    output: OutputOption,
+    spacing_mm: Annotated[float, typer.Option(help="Voxel size of a published network's volumes [mm].")] = 1.5,
+    half_weights: Annotated[bool, typer.Option("--half-weights", help="Store weights in fp16.")] = False,
+) -> None:
+    """Makes a model bundle NAME.sctrt of a checkpoint."""
+    _need("onnxscript", "export", "train")
+    from .model.export import export_checkpoint
+
+    bundle = export_checkpoint(checkpoint, output, spacing_mm=spacing_mm, half_weights=half_weights)
+    size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
+    _say(f"{bundle.path}: {size:.1f} MB, fingerprint {bundle.fingerprint[:16]}")
+
+
+@app.command()
+def demo(
+    output: OutputOption,
+    seed: Annotated[int, typer.Option(help="Of a body that the shipped model has not seen (2000 and up).")] = 2026,
+) -> None:
+    """Simulates an unseen body, synthesises its CT, and compares it with the truth and with trivial guesses."""
+    _need("torch", "simulation", "demo")
+    from .demo import run_demo
+
+    with _PlaneProgress() as progress:
+        result = run_demo(output, seed, say=_say, progress=progress)
+    out.print(result.table)
+    out.print(result.reading)
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """What is installed, what the kernels were built with, and which runtime would be chosen."""
+    from . import bundle as bundles
+    from . import engines, ops
+
+    choices = {}
+    for device, runtimes in engines.RUNTIMES.items():
+        for name, (_, pip_line, _) in runtimes.items():
+            choices[f"{device}: {name}"] = "installed" if engines.installed(name, device) else pip_line
+    try:
+        runtime, reason = engines.choose("auto", "cpu")
+    except SctrtError as error:
+        runtime, reason = "none", str(error)
+    facts = {
+        "sctrt": _version(),
+        "python": platform.python_version(),
+        "kernels": ops.build_info(),
+        "gpus": ops.cuda_device_count(),
+        "runtimes": choices,
+        "chosen": f"{runtime} ({reason})",
+        "model": str(bundles.default_bundle()),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        text = "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(name, text)
+    out.print(table)
+
+
+class _PlaneProgress:
+    """A bar a stage on a terminal, plain lines elsewhere; called with (stage, done, total)."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        self._bars = Progress(*columns, TimeElapsedColumn(), console=err, transient=True) if err.is_terminal else None
+        self._tasks: dict = {}
+
+    def __enter__(self) -> _PlaneProgress:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bars:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=total)
+            self._bars.update(self._tasks[stage], completed=done)
+        elif done in (0, total):
+            _say(f"{stage}: {'started' if done == 0 else 'done'} ({total} batches)")
+
+
+def _say(line: str) -> None:
+    err.print(line, highlight=False)
+
+
+def _version() -> str:
+    from .pipeline import package_version
+
+    return package_version()
+
+
+def _need(module: str, purpose: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise SctrtError(f"{purpose} needs the package {module}, which is not installed; pip install 'sctrt[{extra}]'")
+
+
+def _check_outputs(source: Path, outputs: list[Path], suffixes: str) -> None:
+    """Refuses what could not be written before any work is done."""
+    for path in outputs:
+        if not path.name.lower().endswith(tuple(suffixes.split(" or "))):
+            raise typer.BadParameter(f"expected a name that ends in {suffixes}, got {path}")
+        if not path.absolute().parent.is_dir():
+            raise typer.BadParameter(f"the folder {path.absolute().parent} does not exist; create it first")
+        if path.exists() and source.exists() and path.samefile(source):
+            raise typer.BadParameter(f"{path} is the input; choose another name for the output")
+
+
+def main() -> None:
+    """Entry point of the command `sctrt`."""
+    try:
+        app()
+    except (VolumeError, BundleError) as error:
+        _fail(error, REFUSED)
+    except (SctrtError, OSError, MemoryError) as error:
+        _fail(error, FAILED)
+
+
+def _fail(error: BaseException, code: int) -> None:
+    if _debug:
+        raise error
+    err.print(f"sctrt: {error or type(error).__name__}", style="red", markup=False, highlight=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

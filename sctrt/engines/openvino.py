@@ -1,0 +1,41 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..errors import EngineError
+from . import Part
+
+# OpenVINO picks bf16 by itself where the CPU has it, so the precision is always named.
+PRECISION = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoEngine:
+    """One compiled network; inputs and outputs are NumPy arrays that it reads and writes in place."""
+
+    version = openvino.__version__
+
+    def __init__(self, model: openvino.CompiledModel) -> None:
+        self._request = model.create_infer_request()
+
+    def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
+        self._request.set_input_tensor(openvino.Tensor(inputs, shared_memory=True))
+        self._request.set_output_tensor(openvino.Tensor(outputs, shared_memory=True))
+        try:
+            self._request.infer()
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on input {inputs.shape}, output {outputs.shape}: {error}") from error
+
+
+def load(bundle: Bundle, part: Part, precision: str) -> OpenVinoEngine:
+    """Compiles one half of the network for this CPU."""
+    path = bundle.encoder_onnx if part == "encoder" else bundle.decoder_onnx
+    settings = {"INFERENCE_PRECISION_HINT": PRECISION[precision], "PERFORMANCE_HINT": "LATENCY"}
+    try:
+        return OpenVinoEngine(openvino.Core().compile_model(str(path), "CPU", settings))
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO {openvino.__version__} cannot compile {path}: {error}") from error

@@ -1,0 +1,34 @@
+"""PyTorch on the CPU: the oracle for the other runtimes. It runs the weights, not the ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..bundle import Bundle
+from ..model.checkpoint import load_bundle_weights
+from . import Part
+
+
+class TorchEngine:
+    """One half of the network, eager."""
+
+    version = torch.__version__
+
+    def __init__(self, network: Callable[[Tensor], Tensor], precision: str) -> None:
+        self._network = network
+        self._bf16 = precision == "bf16"
+
+    def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+            torch.from_numpy(outputs).copy_(self._network(torch.from_numpy(inputs)))
+
+
+def load(bundle: Bundle, part: Part, precision: str) -> TorchEngine:
+    """Builds the network from the bundle's weights."""
+    model = load_bundle_weights(bundle).eval()
+    return TorchEngine(model.encode if part == "encoder" else model.decode, precision)

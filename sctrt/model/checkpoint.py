@@ -1,0 +1,132 @@
+"""Weights in and out: CompVis and diffusers checkpoints, bundles, and the folding of grey channels."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..bundle import Architecture, Bundle
+from ..errors import BundleError
+from .autoencoder import VQAutoencoder
+
+# diffusers' VQModel -> CompVis, applied in order to every parameter name.
+# Source: both state dicts of the same network, compared name by name.
+DIFFUSERS_TO_COMPVIS = (
+    (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
+    (r"\.mid_block\.resnets\.1\.", ".mid.block_2."),
+    (r"\.mid_block\.attentions\.0\.group_norm\.", ".mid.attn_1.norm."),
+    (r"\.mid_block\.attentions\.0\.to_([qkv])\.", r".mid.attn_1.\1."),
+    (r"\.mid_block\.attentions\.0\.to_out\.0\.", ".mid.attn_1.proj_out."),
+    (r"\.down_blocks\.(\d+)\.resnets\.", r".down.\1.block."),
+    (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
+    (r"\.up_blocks\.(\d+)\.resnets\.", r".up.\1.block."),
+    (r"\.up_blocks\.(\d+)\.upsamplers\.0\.", r".up.\1.upsample."),
+    (r"\.conv_shortcut\.", ".nin_shortcut."),
+    (r"\.conv_norm_out\.", ".norm_out."),
+)
+TRAINING_PREFIXES = ("loss.", "model_ema.")  # of CompVis checkpoints: not part of the autoencoder
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """State dict of a published `vq-f4` file, with CompVis's names.
+
+    Args:
+        path: a CompVis `.ckpt`/`.pt`, or a diffusers `VQModel` `.safetensors`.
+
+    Raises:
+        BundleError: not readable as tensors alone (nothing else is ever unpickled), or no autoencoder.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            state = content.get("state_dict", content)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, ValueError) as error:
+        raise BundleError(
+            f"{path} cannot be read as a checkpoint that holds tensors alone: {error}; "
+            "save the model's state_dict with torch.save or safetensors and pass that"
+        ) from error
+    except Exception as error:  # safetensors has its own exception class
+        raise BundleError(f"{path} is not a readable checkpoint: {error}") from error
+    if any("mid_block" in name for name in state):
+        state = from_diffusers(state)
+    state = {name: value for name, value in state.items() if not name.startswith(TRAINING_PREFIXES)}
+    if "quantize.embedding.weight" not in state or "encoder.conv_in.weight" not in state:
+        raise BundleError(f"{path} holds no vector-quantised autoencoder (no encoder.conv_in, quantize.embedding)")
+    return state
+
+
+def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """diffusers' names and shapes -> CompVis's."""
+    levels = 1 + max(int(m[1]) for name in state if (m := re.search(r"up_blocks\.(\d+)\.", name)))
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in DIFFUSERS_TO_COMPVIS:
+            name = re.sub(pattern, replacement, name)
+        # diffusers counts the decoder's levels from the lowest resolution, CompVis from the highest.
+        name = re.sub(r"\.up\.(\d+)\.", lambda m: f".up.{levels - 1 - int(m[1])}.", name)
+        if ".attn_1." in name and name.endswith("weight") and value.ndim == 2:
+            value = value[:, :, None, None]
+        renamed[name] = value
+    return renamed
+
+
+def architecture_of(state: dict[str, Tensor], groups: int = 32) -> Architecture:
+    """Reads widths and sizes off the shapes of a CompVis-named state dict."""
+    channels, inputs = state["encoder.conv_in.weight"].shape[:2]
+    levels = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.down."))
+    widths = [state[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)]
+    blocks = 1 + max(int(name.split(".")[4]) for name in state if name.startswith("encoder.down.0.block."))
+    codes, dim = state["quantize.embedding.weight"].shape
+    return Architecture(
+        channels=channels,
+        multipliers=tuple(width // channels for width in widths),
+        blocks=blocks,
+        latent_channels=state["encoder.conv_out.weight"].shape[0],
+        codes=codes,
+        code_dim=dim,
+        groups=groups,
+        input_channels=inputs,
+        output_channels=state["decoder.conv_out.weight"].shape[0],
+    )
+
+
+def fold_grey(model: VQAutoencoder, *, inputs: bool = True) -> VQAutoencoder:
+    """The same function on one grey channel: replication is summed into the first convolution, averaging into the last.
+
+    Args:
+        model: input channels all fed with the same image, output channels to be averaged.
+        inputs: False leaves the first convolution alone (its channels are PET at several scales).
+
+    Returns:
+        A new model with 1 output channel, and 1 input channel where `inputs`.
+    """
+    a = model.architecture
+    folded = VQAutoencoder(
+        a.model_copy(update={"input_channels": 1 if inputs else a.input_channels, "output_channels": 1})
+    )
+    state = model.state_dict()
+    if inputs:
+        state["encoder.conv_in.weight"] = state["encoder.conv_in.weight"].sum(dim=1, keepdim=True)
+    for name in ("decoder.conv_out.weight", "decoder.conv_out.bias"):
+        state[name] = state[name].mean(dim=0, keepdim=True)
+    folded.load_state_dict(state, strict=True)
+    return folded
+
+
+def load_bundle_weights(bundle: Bundle) -> VQAutoencoder:
+    """The bundle's network in PyTorch, fp32."""
+    model = VQAutoencoder(bundle.manifest.architecture)
+    state = {name: value.float() for name, value in load_file(bundle.weights).items()}
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise BundleError(f"the weights of {bundle.path} do not fit its manifest: {error}") from error
+    return model

@@ -1,0 +1,229 @@
+"""A trained network -> a model bundle: two ONNX files, codebook, weights, manifest."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .. import bundle as bundles
+from ..bundle import Architecture, Bundle, Manifest, Normaliser
+from ..errors import BundleError
+from ..preprocess import AIR_INPUT
+from ..units import HU_MAX, HU_MIN
+from .autoencoder import VQAutoencoder
+from .checkpoint import architecture_of, fold_grey, read_checkpoint
+
+OPSET = 21  # 23 and later emit Attention, which TensorRT-RTX cannot build at head dimension 512
+SAMPLE_SIDE = 32  # latents; only traced
+HALF_FROM = 64  # elements; smaller tensors stay fp32 in the ONNX files
+RESEARCH_ONLY = "Research only: trained on simulated data. Not a medical device and not for clinical use."
+
+
+class _EncoderPart(nn.Module):
+    def __init__(self, model: VQAutoencoder) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = model.encoder, model.quant_conv
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.quant_conv(self.encoder(image))
+
+
+class _DecoderPart(nn.Module):
+    def __init__(self, model: VQAutoencoder) -> None:
+        super().__init__()
+        self.post_quant_conv, self.decoder = model.post_quant_conv, model.decoder
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.decoder(self.post_quant_conv(code))
+
+
+def export_bundle(
+    model: VQAutoencoder,
+    path: str | Path,
+    *,
+    spacing_mm: float,
+    normaliser: Normaliser,
+    training: dict[str, Any],
+    half_weights: bool = False,
+    licence: str = "Apache-2.0",
+    intended_use: str = RESEARCH_ONLY,
+) -> Bundle:
+    """Writes NAME.sctrt whole or not at all, replacing an older one.
+
+    Grey channels are folded: the outputs are averaged, and the inputs are summed where the normaliser has
+    one scale.
+
+    Args:
+        model: trained.
+        path: ends in .sctrt.
+        spacing_mm: of the volumes that it was trained on.
+        normaliser: that it was trained with.
+        training: provenance, JSON-like.
+        half_weights: store weights in fp16 (they are rounded once, here, and every runtime computes in the
+            precision it is asked for).
+
+    Returns:
+        The bundle, read back and checked.
+
+    Raises:
+        BundleError: the path does not end in .sctrt, or scales and input channels do not fit.
+    """
+    path = Path(path)
+    if path.suffix != ".sctrt":
+        raise BundleError(f"expected a bundle name that ends in .sctrt, got {path}")
+    model = _folded(model, normaliser)
+    if half_weights:
+        model.load_state_dict({name: _rounded(name, value) for name, value in model.state_dict().items()})
+    manifest = Manifest(
+        format_version=bundles.FORMAT_VERSION,
+        name=path.stem,
+        architecture=model.architecture,
+        normaliser=normaliser,
+        spacing_mm=spacing_mm,
+        hu_range=(HU_MIN, HU_MAX),
+        padding=AIR_INPUT,
+        licence=licence,
+        intended_use=intended_use,
+        training=training,
+        files={},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        _write_files(model, temporary, half_weights)
+        bundles.write_manifest(temporary, manifest)
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return bundles.load(path)
+
+
+def _folded(model: VQAutoencoder, normaliser: Normaliser) -> VQAutoencoder:
+    scales, inputs = len(normaliser.scales), model.architecture.input_channels
+    if scales not in (1, inputs):
+        raise BundleError(f"expected one PET scale or one for each of {inputs} input channels, got {scales}")
+    return fold_grey(copy.deepcopy(model).float().eval(), inputs=scales == 1).eval()
+
+
+def _stored_in_half(name: str, value: Tensor) -> bool:
+    return value.numel() >= HALF_FROM and "norm" not in name and "embedding" not in name
+
+
+def _rounded(name: str, value: Tensor) -> Tensor:
+    return value.half().float() if _stored_in_half(name, value) else value
+
+
+def _write_files(model: VQAutoencoder, folder: Path, half_weights: bool) -> None:
+    a = model.architecture
+    side = SAMPLE_SIDE * a.factor
+    _export_onnx(
+        _EncoderPart(model), torch.zeros(2, a.input_channels, side, side), "image", "latent", folder / bundles.ENCODER
+    )
+    _export_onnx(_DecoderPart(model), torch.zeros(2, a.code_dim, 32, 32), "code", "ct", folder / bundles.DECODER)
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    if half_weights:
+        for name in (bundles.ENCODER, bundles.DECODER):
+            store_weights_in_half(folder / name)
+        state = {k: v.half() if _stored_in_half(k, v) else v for k, v in state.items()}
+    save_file(state, folder / bundles.WEIGHTS)
+    np.save(folder / bundles.CODEBOOK, model.quantize.embedding.weight.detach().numpy().astype(np.float32))
+
+
+def _export_onnx(part: nn.Module, sample: Tensor, input_name: str, output_name: str, path: Path) -> None:
+    """fp32, opset 21, dynamic batch, height and width."""
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
+    if isinstance(part, _EncoderPart):
+        factor = sample.shape[2] // SAMPLE_SIDE
+        height, width = factor * height, factor * width
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            part.eval(),
+            (sample,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=({0: batch, 2: height, 3: width},),
+            verbose=False,
+        )
+    program.save(str(path))
+
+
+def store_weights_in_half(path: Path) -> None:
+    """Rewrites an ONNX file so that its large fp32 weights are stored as fp16 and cast to fp32 when it is loaded.
+
+    Values that were already rounded to fp16 lose nothing; the file is half as large; runtimes fold the casts.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        half = values.astype(np.float16)
+        if values.size < HALF_FROM or not np.array_equal(half.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+    for node in reversed(casts):
+        graph.node.insert(0, node)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def export_checkpoint(checkpoint: Path, path: Path, *, spacing_mm: float, half_weights: bool = False) -> Bundle:
+    """Makes a bundle of a checkpoint file.
+
+    Args:
+        checkpoint: `last.ckpt` of a training run (its `config.json` lies beside it), or a published autoencoder.
+        path: ends in .sctrt.
+        spacing_mm: of a published network's volumes; a training run knows its own.
+        half_weights: store weights in fp16.
+
+    Raises:
+        BundleError: not readable, or no autoencoder.
+    """
+    config = checkpoint.parent / "config.json"
+    if config.is_file():
+        model, recipe = load_trained(checkpoint, json.loads(config.read_text()))
+        training = {"config": recipe, "checkpoint_sha256": bundles.sha256(checkpoint)}
+        normaliser, spacing_mm = Normaliser.model_validate(recipe["normaliser"]), recipe["spacing_mm"]
+    else:
+        state = read_checkpoint(checkpoint)
+        model = VQAutoencoder(architecture_of(state))
+        model.load_state_dict(state, strict=True)
+        training = {"imported_from": checkpoint.name, "checkpoint_sha256": bundles.sha256(checkpoint)}
+        normaliser = Normaliser()
+    return export_bundle(
+        model, path, spacing_mm=spacing_mm, normaliser=normaliser, training=training, half_weights=half_weights
+    )
+
+
+def load_trained(checkpoint: Path, recipe: dict[str, Any]) -> tuple[VQAutoencoder, dict[str, Any]]:
+    """The averaged network of a training run, and its recipe with the step that it has reached."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    prefix = "average."
+    state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    model = VQAutoencoder(Architecture.model_validate(recipe["architecture"]))
+    model.load_state_dict(state, strict=True)
+    return model, {**recipe, "steps_done": content["global_step"]}

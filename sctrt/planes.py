@@ -1,0 +1,44 @@
+"""Which slices of which plane are run together; pure arithmetic, no arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def slice_axis(plane: str) -> int:
+    """The axis of [z, y, x] along which the slices of a plane follow each other."""
+    return PLANES.index(plane)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive slices of one plane, padded to `height` x `width`."""
+
+    plane: str
+    start: int
+    count: int
+    height: int
+    width: int
+
+
+def padded_size(shape: tuple[int, int, int], plane: str, multiple: int) -> tuple[int, int]:
+    """(height, width) of a plane's slices, rounded up to multiples of `multiple`."""
+    height, width = (n for axis, n in enumerate(shape) if axis != slice_axis(plane))
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def batches(shape: tuple[int, int, int], plane: str, multiple: int, max_pixels: int) -> Iterator[Batch]:
+    """Splits all slices of a plane into batches of at most `max_pixels` pixels (at least one slice).
+
+    Args:
+        shape: (z, y, x) of the volume.
+        multiple: the network's down-sampling factor.
+    """
+    height, width = padded_size(shape, plane, multiple)
+    slices = shape[slice_axis(plane)]
+    count = max(1, max_pixels // (height * width))
+    for start in range(0, slices, count):
+        yield Batch(plane, start, min(count, slices - start), height, width)

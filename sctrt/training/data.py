@@ -1,0 +1,144 @@
+"""Case folders -> batches of slices, cut as inference will cut them: whole slices of the body box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from .. import nifti
+from ..errors import VolumeError
+from ..planes import PLANES, slice_axis
+from ..preprocess import AIR_INPUT, network_input, to_grid
+from ..units import HU_AIR, hu_to_network
+from .config import TrainingConfig
+
+# Coronal and sagittal slices are shortened to a random axial field of view.
+MIN_WINDOW, WINDOW_STEP = 48, 16  # voxels
+VALIDATE_EVERY = 8  # slices
+GAIN_JITTER = 0.12  # standard deviation of the log of the PET's scale, as augmentation
+
+
+@dataclass(frozen=True)
+class Case:
+    """One PET/CT pair on the model grid, within the body box."""
+
+    name: str
+    pet: NDArray[np.float32]  # [C, Z, Y, X] network units
+    ct: NDArray[np.float32]  # [Z, Y, X] network units
+
+
+def load_case(folder: Path, config: TrainingConfig) -> Case:
+    """Reads `nac.nii.gz` and `ct.nii.gz` of a case folder as the network will see them.
+
+    Raises:
+        VolumeError: a file is missing or unfit.
+    """
+    prepared = network_input(nifti.load(folder / "nac.nii.gz"), config.spacing_mm, config.normaliser)
+    ct = to_grid(nifti.load(folder / "ct.nii.gz", unit="HU"), prepared.grid, fill=HU_AIR)
+    return Case(folder.name, prepared.pet, hu_to_network(ct))
+
+
+def case_folders(cohort: Path) -> list[Path]:
+    """The folders below `cohort` that hold a PET and a CT, by name.
+
+    Raises:
+        VolumeError: there are none.
+    """
+    folders = sorted(p.parent for p in cohort.glob("*/nac.nii.gz") if (p.parent / "ct.nii.gz").exists())
+    if not folders:
+        raise VolumeError(f"expected case folders with nac.nii.gz and ct.nii.gz in {cohort}, found none")
+    return folders
+
+
+def take_slices(case: Case, plane: str, index: NDArray[np.int64], rows: slice, multiple: int) -> tuple[Tensor, Tensor]:
+    """Slices of one plane, padded with air at the end to multiples of `multiple`.
+
+    Args:
+        rows: part of z that coronal and sagittal slices keep.
+
+    Returns:
+        PET [N, C, H, W] and CT [N, 1, H, W].
+    """
+    axis = slice_axis(plane)
+    pet, ct = (case.pet, case.ct) if axis == 0 else (case.pet[:, rows], case.ct[rows])
+    pet = np.moveaxis(np.take(pet, index, axis=axis + 1), axis + 1, 0)
+    ct = np.moveaxis(np.take(ct, index, axis=axis), axis, 0)[:, None]
+    pad = [(0, 0), (0, 0)] + [(0, -n % multiple) for n in ct.shape[2:]]
+    return tuple(torch.from_numpy(np.pad(a, pad, constant_values=AIR_INPUT)) for a in (pet, ct))
+
+
+def scale_pet(pet: Tensor, gain: float, exponent: float) -> Tensor:
+    """Network input of the PET multiplied by `gain`: undoes and redoes the compressive curve."""
+    power = gain**exponent * (1 + pet) / (1 - pet).clamp_min(1e-6)
+    return 1 - 2 / (1 + power)
+
+
+class RandomSlices(IterableDataset):
+    """Endless micro-batches: a random case, a random plane, random slices of about `pixels` pixels in all."""
+
+    def __init__(self, cases: list[Case], config: TrainingConfig, seed: int) -> None:
+        self.cases, self.config, self.seed = cases, config, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rng = np.random.default_rng(self.seed)
+        weights = np.array([case.ct.size for case in self.cases], dtype=float) ** 0.5
+        while True:
+            case = self.cases[rng.choice(len(self.cases), p=weights / weights.sum())]
+            plane = PLANES[rng.integers(3)]
+            axis = slice_axis(plane)
+            z = case.ct.shape[0]
+            length = z if axis == 0 else self._window(z, rng)
+            start = int(rng.integers(z - length + 1))
+            area = case.ct.size // case.ct.shape[axis] * (1 if axis == 0 else length / z)
+            count = max(1, round(self.config.pixels / area))
+            index = rng.integers(0, case.ct.shape[axis], count)
+            multiple = self.config.architecture.factor
+            pet, ct = take_slices(case, plane, index, slice(start, start + length), multiple)
+            gain = float(np.exp(GAIN_JITTER * rng.standard_normal()))
+            yield scale_pet(pet, gain, self.config.normaliser.exponent), ct
+
+    @staticmethod
+    def _window(z: int, rng: np.random.Generator) -> int:
+        """A random axial field of view; few distinct sizes, since the CPU compiles its kernels for each."""
+        shortest, longest = MIN_WINDOW // WINDOW_STEP, max(MIN_WINDOW, z + WINDOW_STEP - 1) // WINDOW_STEP
+        return min(z, WINDOW_STEP * int(rng.integers(shortest, longest + 1)))
+
+
+class EverySlices(IterableDataset):
+    """Every n-th whole slice of every plane of every case, once, from the `first`-th on: for validation."""
+
+    def __init__(self, cases: list[Case], config: TrainingConfig, first: int, every: int) -> None:
+        self.cases, self.config, self.first, self.every = cases, config, first, every
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for case in self.cases:
+            for plane in PLANES:
+                for i in range(self.first, case.ct.shape[slice_axis(plane)], self.every):
+                    yield take_slices(case, plane, np.array([i]), slice(None), self.config.architecture.factor)
+
+
+class CaseData(lightning.LightningDataModule):
+    """Training and validation cases in memory."""
+
+    def __init__(self, train: list[Path], validation: list[Path], config: TrainingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.train = [load_case(folder, config) for folder in train]
+        self.validation = [load_case(folder, config) for folder in validation]
+
+    def train_dataloader(self) -> DataLoader:
+        seed = self.config.seed * 1000 + self.trainer.global_rank
+        return DataLoader(RandomSlices(self.train, self.config, seed), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        every = VALIDATE_EVERY * self.trainer.world_size
+        first = every // 2 - VALIDATE_EVERY * self.trainer.global_rank
+        return DataLoader(EverySlices(self.validation, self.config, first, every), batch_size=None)
