@@ -6,11 +6,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import BundleError
 
@@ -24,14 +24,14 @@ WEIGHTS = "weights.safetensors"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Architecture(_Strict):
     """Widths of the vector-quantised autoencoder; the defaults are LDM's `vq-f4`."""
 
     channels: int = Field(128, ge=1)
-    multipliers: tuple[int, ...] = (1, 2, 4)
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4), min_length=1)
     blocks: int = Field(2, ge=1)
     latent_channels: int = Field(3, ge=1)
     codes: int = Field(8192, ge=1)
@@ -39,6 +39,12 @@ class Architecture(_Strict):
     groups: int = Field(32, ge=1)
     input_channels: int = Field(3, ge=1)
     output_channels: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        if self.channels % self.groups:
+            raise ValueError(f"expected groups that divide the {self.channels} channels, got {self.groups}")
+        return self
 
     @property
     def factor(self) -> int:
@@ -56,7 +62,7 @@ class Normaliser(_Strict):
 
     kind: Literal["otsu-median"] = "otsu-median"
     exponent: float = Field(2.0, gt=0)
-    scales: tuple[int, ...] = Field((0,), min_length=1)
+    scales: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
 
 
 class Manifest(_Strict):
@@ -73,6 +79,17 @@ class Manifest(_Strict):
     intended_use: str
     training: dict[str, Any]  # provenance: cohort, steps, seed, command, commit, held-out numbers
     files: dict[str, str]  # name -> SHA-256
+
+    @model_validator(mode="after")
+    def _check_fit(self) -> Self:
+        inputs, outputs = self.architecture.input_channels, self.architecture.output_channels
+        if len(self.normaliser.scales) != inputs:
+            raise ValueError(f"expected scales for {inputs} input_channels, got {len(self.normaliser.scales)}")
+        if outputs != 1:
+            raise ValueError(f"expected output_channels folded to 1, got {outputs}")
+        if self.hu_range[0] >= self.hu_range[1]:
+            raise ValueError(f"expected hu_range from low to high, got {self.hu_range}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -95,11 +112,23 @@ class Bundle:
         return self.path / WEIGHTS
 
     def codebook(self) -> NDArray[np.float32]:
-        """[codes, code_dim]."""
-        codes = np.load(self.path / CODEBOOK, allow_pickle=False)
+        """[codes, code_dim].
+
+        Raises:
+            BundleError: not what the manifest announces.
+        """
+        path = self.path / CODEBOOK
+        try:
+            with path.open("rb") as file:
+                codes = np.lib.format.read_array(file, allow_pickle=False)
+        except (OSError, ValueError, MemoryError) as error:
+            raise BundleError(f"the codebook {path} cannot be read: {error}; export the bundle again") from error
         expected = (self.manifest.architecture.codes, self.manifest.architecture.code_dim)
-        if codes.shape != expected or codes.dtype != np.float32:
-            raise BundleError(f"expected a codebook float32 {expected}, got {codes.dtype} {codes.shape} in {self.path}")
+        if codes.shape != expected or codes.dtype != np.float32 or not np.isfinite(codes).all():
+            raise BundleError(
+                f"expected a codebook float32 {expected} of finite numbers, got {codes.dtype} {codes.shape} in {path}; "
+                "export the bundle again"
+            )
         return codes
 
     @property
@@ -154,9 +183,9 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         content = json.loads(file.read_bytes())
         version = content["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{file} is not the manifest of a model bundle: {error!r}") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise BundleError(
             f"{folder} has bundle format {version!r}, and this sctrt reads formats up to {FORMAT_VERSION}; "
             "upgrade sctrt, or export the model with this version"

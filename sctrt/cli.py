@@ -56,7 +56,10 @@ def synthesize(
     _check_outputs(pet, [preview] if preview else [], ".png")
     _check_outputs(pet, [report] if report else [], ".json")
     volume = load(pet)
-    synthesizer = Synthesizer(model, runtime=runtime, device=device, precision=precision, fusion=fusion)
+    try:
+        synthesizer = Synthesizer(model, runtime=runtime, device=device, precision=precision, fusion=fusion)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     with _PlaneProgress() as progress:
         result = synthesizer(volume, progress=progress)
     result.ct.save(output)
@@ -113,10 +116,9 @@ def train(
     output: OutputOption,
     config: Annotated[Path | None, typer.Option(help="JSON of a recipe; default: that of phantom-small.")] = None,
     processes: Annotated[int, typer.Option(help="Data-parallel processes on a CPU.")] = 1,
-    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last.ckpt.")] = False,
 ) -> None:
-    """Trains a network from PET slices to CT slices."""
+    """Trains a network from PET slices to CT slices, in three stages (CT -> CT, PET -> latents, PET -> CT)."""
     _need("lightning", "training", "train")
     from pydantic import ValidationError
 
@@ -125,7 +127,7 @@ def train(
 
     try:
         recipe = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
-        checkpoint = run(recipe, cohort, validation, output, processes=processes, init=init, resume=resume)
+        checkpoint = run(recipe, cohort, validation, output, processes=processes, resume=resume)
     except (ValidationError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from error
     _say(f"{checkpoint}: make a bundle of it with sctrt export {checkpoint} -o NAME.sctrt")

@@ -53,7 +53,7 @@ def run_demo(folder: Path, seed: int, *, say: Callable[[str], None], progress: P
     }
     rows = {name: metrics.compare(guess, phantom.ct) for name, guess in guesses.items()}
     write_json(
-        folder / "report.json", {**result.report, "metrics": {name: row.to_dict() for name, row in rows.items()}}
+        folder / "report.json", {**result.report, "metrics": {name: row.model_dump() for name, row in rows.items()}}
     )
     reading = READING.format(folder=folder, note=report.PHANTOM_NOTE)
     return Demo(report.table(rows), reading)

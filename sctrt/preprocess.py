@@ -105,11 +105,13 @@ def body_reference(pet: NDArray[np.float32]) -> float:
     """Median PET value of the body: the voxels above Otsu's threshold on the cube root.
 
     Raises:
-        VolumeError: there is no signal.
+        VolumeError: there is no signal, or no contrast.
     """
     root = np.cbrt(np.maximum(pet, 0))
     if root.max() <= 0:
         raise VolumeError("expected a PET volume with signal, got no positive voxel; check that the file holds the PET")
+    if root.min() == root.max():
+        raise VolumeError("expected a PET volume with a body, got the same value everywhere; check the file")
     return float(np.median(pet[root > threshold_otsu(root)]))
 
 

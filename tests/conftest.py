@@ -1,11 +1,23 @@
 """Fixtures that several test files share."""
 
+import itertools
 import os
+import shutil
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import settings
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+
+LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+BODY_CENTRE = np.array([12.0, -25.0, 310.0])  # LPS mm
+ORIENTATIONS = [  # all 48 ways to store the axes of a volume, as nibabel's (axis, direction) pairs
+    np.array(list(zip(axes, flips, strict=True)))
+    for axes in itertools.permutations(range(3))
+    for flips in itertools.product((1, -1), repeat=3)
+]
 
 # A busy machine is no failure; a continuous-integration run is the same every time.
 settings.register_profile("sctrt", deadline=None, derandomize="CI" in os.environ)
@@ -53,3 +65,119 @@ def gpu(request):
 
 def give_up(reason, required):
     (pytest.fail if required else pytest.skip)(reason)
+
+
+class NacBody:
+    """A smooth torso-like PET, known at every point of space, so that it can be sampled on any grid."""
+
+    semi_axes = np.array([60.0, 50.0, 70.0])  # mm
+    level = 5000.0  # Bq/ml of muscle
+
+    def at(self, points):
+        """Activity [Bq/ml] at LPS points [..., 3] in mm; no mirror or turn leaves it as it is."""
+        x, y, z = np.moveaxis(points - BODY_CENTRE, -1, 0)
+
+        def blob(centre, radii, edge=0.12):
+            distance = np.sqrt(sum(((a - c) / r) ** 2 for a, c, r in zip((x, y, z), centre, radii, strict=True)))
+            return 1 / (1 + np.exp(np.clip((distance - 1) / edge, -50, 50)))
+
+        texture = 1 + 0.08 * np.sin(x / 4) * np.sin(y / 5 + 1) * np.cos(z / 4.5)
+        activity = blob((0, 0, 0), self.semi_axes, edge=0.05) * texture
+        lungs = blob((24, -5, 20), (18, 22, 30)) + blob((-24, -5, 20), (18, 22, 30))
+        liver, lesion = blob((-25, 5, -35), (25, 25, 20)), blob((10, 20, -10), (6, 6, 6))
+        return (self.level * (activity * (1 - 0.5 * lungs) + 0.8 * liver + 2 * lesion)).astype(np.float32)
+
+    def pet(self, shape=(40, 40, 40), spacing=(4.0, 4.0, 4.0), turn=None):
+        """A Volume of the body in the middle of an LPS grid.
+
+        Args:
+            shape: (z, y, x).
+            spacing: (x, y, z) [mm].
+            turn: [3, 3] rotation of the grid.
+        """
+        from sctrt import Volume
+
+        affine = np.eye(4)
+        affine[:3, :3] = (np.eye(3) if turn is None else turn) * spacing
+        affine[:3, 3] = BODY_CENTRE - affine[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2)
+        index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")[::-1], axis=-1)
+        return Volume(self.at(index @ affine[:3, :3].T + affine[:3, 3]), affine, "Bq/ml")
+
+    def ct(self, pet):
+        """A CT on the PET's grid [HU]: soft tissue where the PET is high, lung where it is low, air outside."""
+        from sctrt import Volume
+
+        ratio = pet.array / self.level
+        hu = np.select([ratio > 2, ratio > 0.75, ratio > 0.3], [400.0, 40.0, -750.0], -1000.0).astype(np.float32)
+        return Volume(hu, pet.affine, "HU")
+
+
+@pytest.fixture(scope="session")
+def nac_body():
+    return NacBody()
+
+
+def as_nibabel(volume, orientation=None):
+    """A Volume as a nibabel image, its axes permuted and flipped in storage but not in space."""
+    array, affine = volume.array.T, LPS_RAS @ volume.affine
+    if orientation is not None:
+        affine = affine @ inv_ornt_aff(orientation, array.shape)
+        array = apply_orientation(array, orientation)
+    return nibabel.Nifti1Image(array, affine)
+
+
+def random_model(**architecture):
+    """A small network with random weights whose codebook is spread as its latents are, so that many codes are used."""
+    torch = pytest.importorskip("torch")
+    from sctrt.bundle import Architecture
+    from sctrt.model.autoencoder import VQAutoencoder
+
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = VQAutoencoder(Architecture(**{"channels": 8, "blocks": 1, "groups": 4, "codes": 64, **architecture}))
+        latent = model.encode(torch.rand(4, model.architecture.input_channels, 32, 32) * 2 - 1)
+        flat = latent.movedim(1, -1).flatten(0, -2)
+        codes = flat.mean(0) + 2 * flat.std(0) * torch.randn(model.architecture.codes, flat.shape[1])
+        model.quantize.embedding.weight.copy_(codes)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """Three equal grey channels in, three to be averaged out, as a published vq-f4 has them."""
+    return random_model()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_model, tmp_path_factory):
+    """A bundle of random weights, one grey channel, fp32. Do not write to it: see `bundle_copy`."""
+    from sctrt.bundle import Normaliser
+    from sctrt.model.export import export_bundle
+
+    path = tmp_path_factory.mktemp("bundles") / "tiny.sctrt"
+    return export_bundle(tiny_model, path, spacing_mm=4.0, normaliser=Normaliser(), training={"steps": 0})
+
+
+@pytest.fixture(scope="session")
+def scales_model():
+    """PET at three scales in, one channel out."""
+    return random_model(output_channels=1)
+
+
+@pytest.fixture(scope="session")
+def scales_bundle(scales_model, tmp_path_factory):
+    """A bundle of random weights, PET at three scales, weights stored in fp16. Do not write to it."""
+    from sctrt.bundle import Normaliser
+    from sctrt.model.export import export_bundle
+
+    path = tmp_path_factory.mktemp("bundles") / "scales.sctrt"
+    normaliser = Normaliser(scales=(0, 1, 2))
+    return export_bundle(
+        scales_model, path, spacing_mm=4.0, normaliser=normaliser, training={"steps": 0}, half_weights=True
+    )
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle, tmp_path):
+    """The folder of a bundle that a test may damage."""
+    return shutil.copytree(tiny_bundle.path, tmp_path / "copy.sctrt")

@@ -42,7 +42,7 @@ def soft_mean(ct: Volume) -> Volume:
     if soft.size == 0:
         raise VolumeError(
             f"expected a CT with soft tissue, got none from {SOFT_HU[0]:g} to {SOFT_HU[1]:g} HU in the body; "
-            "check its rescale slope and intercept"
+            "check its rescale slope"
         )
     return _filled(ct, float(soft.mean(dtype=np.float64)))
 

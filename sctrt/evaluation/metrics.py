@@ -59,7 +59,7 @@ def compare(sct: Volume, ct: Volume, *, bone_dice: bool = True) -> Metrics:
     body = body_mask(ct)
     if not body.any():
         raise VolumeError(
-            f"expected a body in the true CT, got no voxel above {BODY_ABOVE:g} HU; check its rescale slope and intercept"
+            f"expected a body in the true CT, got no voxel above {BODY_ABOVE:g} HU; check its rescale slope"
         )
     truth = ct.array.astype(np.float64)
     error = sct.array - truth
@@ -133,7 +133,7 @@ def _check_pair(sct: Volume, ct: Volume) -> None:
     for name, volume in (("synthetic", sct), ("true", ct)):
         if volume.unit != "HU":
             raise VolumeError(
-                f"expected the {name} CT in HU, got the unit {volume.unit!r}; pass Volume(..., unit='HU') if it is in HU"
+                f"expected the {name} CT in HU, got the unit {volume.unit!r}; pass Volume(..., unit='HU') if it is one"
             )
         if not np.isfinite(volume.array).all():
             raise VolumeError(f"expected finite HU, got NaN or infinity in the {name} CT; mend or crop it")

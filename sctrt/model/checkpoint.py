@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,8 +21,8 @@ DIFFUSERS_TO_COMPVIS = (
     (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
     (r"\.mid_block\.resnets\.1\.", ".mid.block_2."),
     (r"\.mid_block\.attentions\.0\.group_norm\.", ".mid.attn_1.norm."),
-    (r"\.mid_block\.attentions\.0\.to_([qkv])\.", r".mid.attn_1.\1."),
-    (r"\.mid_block\.attentions\.0\.to_out\.0\.", ".mid.attn_1.proj_out."),
+    (r"\.mid_block\.attentions\.0\.(?:to_)?([qkv])(?:uery|ey|alue)?\.", r".mid.attn_1.\1."),  # first: query, key, value
+    (r"\.mid_block\.attentions\.0\.(?:to_out\.0|proj_attn)\.", ".mid.attn_1.proj_out."),
     (r"\.down_blocks\.(\d+)\.resnets\.", r".down.\1.block."),
     (r"\.down_blocks\.(\d+)\.downsamplers\.0\.", r".down.\1.downsample."),
     (r"\.up_blocks\.(\d+)\.resnets\.", r".up.\1.block."),
@@ -30,6 +31,12 @@ DIFFUSERS_TO_COMPVIS = (
     (r"\.conv_norm_out\.", ".norm_out."),
 )
 TRAINING_PREFIXES = ("loss.", "model_ema.")  # of CompVis checkpoints: not part of the autoencoder
+# Checkpoints of PyTorch Lightning before 1.5, CompVis's among them, name this class, which has no part in the weights.
+LIGHTNING_CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+
+
+class _Unused:
+    """Stands for a class that a checkpoint names, so that nothing of it is imported or run."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -43,29 +50,33 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            state = content.get("state_dict", content)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, AttributeError, ValueError) as error:
+        content = _read_tensors(path)
+    except Exception as error:  # pickle, torch, zipfile and safetensors share no class of errors
         raise BundleError(
             f"{path} cannot be read as a checkpoint that holds tensors alone: {error}; "
             "save the model's state_dict with torch.save or safetensors and pass that"
         ) from error
-    except Exception as error:  # safetensors has its own exception class
-        raise BundleError(f"{path} is not a readable checkpoint: {error}") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise BundleError(f"{path} holds no state dict of an autoencoder, but {type(state).__name__}")
+    state = {name: value for name, value in state.items() if not name.startswith(TRAINING_PREFIXES)}
     if any("mid_block" in name for name in state):
         state = from_diffusers(state)
-    state = {name: value for name, value in state.items() if not name.startswith(TRAINING_PREFIXES)}
-    if "quantize.embedding.weight" not in state or "encoder.conv_in.weight" not in state:
+    if not all(isinstance(state.get(name), Tensor) for name in ("encoder.conv_in.weight", "quantize.embedding.weight")):
         raise BundleError(f"{path} holds no vector-quantised autoencoder (no encoder.conv_in, quantize.embedding)")
     return state
 
 
+def _read_tensors(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    with torch.serialization.safe_globals([(_Unused, LIGHTNING_CALLBACK)]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """diffusers' names and shapes -> CompVis's."""
-    levels = 1 + max(int(m[1]) for name in state if (m := re.search(r"up_blocks\.(\d+)\.", name)))
+    levels = 1 + max((int(m[1]) for name in state if (m := re.search(r"up_blocks\.(\d+)\.", name))), default=-1)
     renamed = {}
     for name, value in state.items():
         for pattern, replacement in DIFFUSERS_TO_COMPVIS:
@@ -79,7 +90,21 @@ def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def architecture_of(state: dict[str, Tensor], groups: int = 32) -> Architecture:
-    """Reads widths and sizes off the shapes of a CompVis-named state dict."""
+    """Reads widths and sizes off the shapes of a CompVis-named state dict.
+
+    Args:
+        groups: of the group normalisation, which no shape tells; 32 in published checkpoints.
+
+    Raises:
+        BundleError: parts of the autoencoder are missing.
+    """
+    try:
+        return _architecture(state, groups)
+    except (KeyError, ValueError) as error:
+        raise BundleError(f"the checkpoint's autoencoder is incomplete: {error}; download or save it again") from error
+
+
+def _architecture(state: dict[str, Tensor], groups: int) -> Architecture:
     channels, inputs = state["encoder.conv_in.weight"].shape[:2]
     levels = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.down."))
     widths = [state[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)]
@@ -124,9 +149,8 @@ def fold_grey(model: VQAutoencoder, *, inputs: bool = True) -> VQAutoencoder:
 def load_bundle_weights(bundle: Bundle) -> VQAutoencoder:
     """The bundle's network in PyTorch, fp32."""
     model = VQAutoencoder(bundle.manifest.architecture)
-    state = {name: value.float() for name, value in load_file(bundle.weights).items()}
     try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+        model.load_state_dict({name: value.float() for name, value in load_file(bundle.weights).items()}, strict=True)
+    except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"the weights of {bundle.path} do not fit its manifest: {error}") from error
     return model

@@ -29,6 +29,7 @@ from .checkpoint import architecture_of, fold_grey, read_checkpoint
 OPSET = 21  # 23 and later emit Attention, which TensorRT-RTX cannot build at head dimension 512
 SAMPLE_SIDE = 32  # latents; only traced
 HALF_FROM = 64  # elements; smaller tensors stay fp32 in the ONNX files
+PAPER_SPACING_MM = 1.5  # arXiv 2504.07450; for published networks, which say nothing of volumes
 RESEARCH_ONLY = "Research only: trained on simulated data. Not a medical device and not for clinical use."
 
 
@@ -191,19 +192,28 @@ def store_weights_in_half(path: Path) -> None:
     onnx.save(model, path)
 
 
-def export_checkpoint(checkpoint: Path, path: Path, *, spacing_mm: float, half_weights: bool = False) -> Bundle:
+def export_checkpoint(
+    checkpoint: Path,
+    path: Path,
+    *,
+    spacing_mm: float = PAPER_SPACING_MM,
+    half_weights: bool = False,
+    provenance: dict[str, Any] | None = None,
+) -> Bundle:
     """Makes a bundle of a checkpoint file.
 
     Args:
-        checkpoint: `last.ckpt` of a training run (its `config.json` lies beside it), or a published autoencoder.
+        checkpoint: `last.ckpt` of a training run's stage (`config.json` lies in the folder above it), or a published
+            autoencoder.
         path: ends in .sctrt.
         spacing_mm: of a published network's volumes; a training run knows its own.
         half_weights: store weights in fp16.
+        provenance: is added to what the manifest says of the training.
 
     Raises:
         BundleError: not readable, or no autoencoder.
     """
-    config = checkpoint.parent / "config.json"
+    config = checkpoint.absolute().parents[1] / "config.json"
     if config.is_file():
         model, recipe = load_trained(checkpoint, json.loads(config.read_text()))
         training = {"config": recipe, "checkpoint_sha256": bundles.sha256(checkpoint)}
@@ -215,7 +225,12 @@ def export_checkpoint(checkpoint: Path, path: Path, *, spacing_mm: float, half_w
         training = {"imported_from": checkpoint.name, "checkpoint_sha256": bundles.sha256(checkpoint)}
         normaliser = Normaliser()
     return export_bundle(
-        model, path, spacing_mm=spacing_mm, normaliser=normaliser, training=training, half_weights=half_weights
+        model,
+        path,
+        spacing_mm=spacing_mm,
+        normaliser=normaliser,
+        training={**(provenance or {}), **training},
+        half_weights=half_weights,
     )
 
 

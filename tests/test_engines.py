@@ -1,0 +1,184 @@
+"""Every installed runtime through one Protocol: the same numbers, any slice size, the same refusals."""
+
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from sctrt import bundle as bundles
+from sctrt import engines
+from sctrt.errors import DeviceError, EngineError
+
+RUNTIMES = [name for name in engines.RUNTIMES["cpu"] if engines.installed(name, "cpu")]
+SIZES = [(1, 4, 4), (1, 8, 4), (2, 12, 20), (5, 40, 36), (1, 28, 132), (3, 44, 4)]  # slices, height, width
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def runtime(request):
+    return request.param
+
+
+def run_encoder(engine, images, bundle):
+    a = bundle.manifest.architecture
+    n, _, height, width = images.shape
+    latent = np.full((n, a.code_dim, height // a.factor, width // a.factor), np.nan, np.float32)
+    engine(images, latent)
+    return latent
+
+
+def run_decoder(engine, codes, bundle):
+    a = bundle.manifest.architecture
+    n, _, height, width = codes.shape
+    slices = np.full((n, a.output_channels, height * a.factor, width * a.factor), np.nan, np.float32)
+    engine(codes, slices)
+    return slices
+
+
+@pytest.mark.parametrize("bundle_name", ["tiny_bundle", "scales_bundle"])
+def test_every_runtime_equals_pytorch_at_any_size(runtime, bundle_name, request, rng):
+    pytest.importorskip("torch")
+    bundle = request.getfixturevalue(bundle_name)
+    encoder, decoder = (engines.load(bundle, part, runtime) for part in ("encoder", "decoder"))
+    their_encoder, their_decoder = (engines.load(bundle, part, "torch") for part in ("encoder", "decoder"))
+    for n, height, width in SIZES:
+        images = rng.uniform(-1, 1, (n, bundle.manifest.architecture.input_channels, height, width)).astype(np.float32)
+        latent = run_encoder(encoder, images, bundle)
+        np.testing.assert_allclose(latent, run_encoder(their_encoder, images, bundle), atol=2e-5)
+        codes = rng.normal(size=latent.shape).astype(np.float32)
+        slices = run_decoder(decoder, codes, bundle)
+        np.testing.assert_allclose(slices, run_decoder(their_decoder, codes, bundle), atol=2e-5)
+
+
+def test_a_call_keeps_its_inputs_and_is_repeatable(runtime, tiny_bundle, rng):
+    engine = engines.load(tiny_bundle, "encoder", runtime)
+    images = [rng.uniform(-1, 1, (2, 1, size, 16)).astype(np.float32) for size in (16, 24)]
+    kept = [image.copy() for image in images]
+    first = [run_encoder(engine, image, tiny_bundle) for image in images]
+    first_kept = [latent.copy() for latent in first]
+    second = [run_encoder(engine, image, tiny_bundle) for image in images]
+    for i in range(2):
+        np.testing.assert_array_equal(images[i], kept[i])
+        np.testing.assert_array_equal(first[i], first_kept[i])  # a later call does not write into an earlier output
+        np.testing.assert_array_equal(second[i], first[i])
+
+
+def unfit_calls():
+    """(inputs, outputs) that the encoder of one grey channel and 3 latent channels must refuse."""
+    image, latent = np.zeros((2, 1, 16, 24), np.float32), np.zeros((2, 3, 4, 6), np.float32)
+    return {
+        "input channels": (np.zeros((2, 2, 16, 24), np.float32), latent),
+        "input dimensions": (image[0], latent),
+        "input dtype": (image.astype(np.float64), latent),
+        "input strides": (np.zeros((2, 1, 16, 48), np.float32)[..., ::2], latent),
+        "output slices, fewer": (image, latent[:1]),
+        "output slices, more": (image, np.zeros((4, 3, 4, 6), np.float32)),
+        "output slices, broadcast": (image[:1], latent),
+        "output channels": (image, np.zeros((2, 4, 4, 6), np.float32)),
+        "output height": (image, np.zeros((2, 3, 5, 6), np.float32)),
+        "output width": (image, np.zeros((2, 3, 4, 5), np.float32)),
+        "output dtype": (image, latent.astype(np.float64)),
+        "output strides": (image, np.zeros((2, 3, 4, 12), np.float32)[..., ::2]),
+        "no latent": (np.zeros((2, 1, 0, 24), np.float32), np.zeros((2, 3, 0, 6), np.float32)),
+    }
+
+
+@pytest.mark.parametrize("unfit", unfit_calls())
+def test_unfit_arrays_are_refused(runtime, tiny_bundle, unfit):
+    engine = engines.load(tiny_bundle, "encoder", runtime)
+    inputs, outputs = unfit_calls()[unfit]
+    with pytest.raises(EngineError, match="expected|failed"):
+        engine(inputs, outputs)
+    good = np.ones((2, 1, 16, 24), np.float32)  # and the engine is as good as before
+    assert np.isfinite(run_encoder(engine, good, tiny_bundle)).all()
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_a_damaged_network_is_refused(runtime, bundle_copy, part):
+    for name in ("encoder.onnx", "decoder.onnx", "weights.safetensors"):
+        (bundle_copy / name).write_bytes(b"not a network")
+    manifest = bundles.Manifest.model_validate_json((bundle_copy / "manifest.json").read_bytes())
+    bundles.write_manifest(bundle_copy, manifest)
+    with pytest.raises((EngineError, bundles.BundleError), match=r"copy\.sctrt"):
+        engines.load(bundles.load(bundle_copy), part, runtime)
+
+
+def test_versions_are_told(runtime, tiny_bundle):
+    assert json.dumps(engines.load(tiny_bundle, "encoder", runtime).version).strip('"')[0].isdigit()
+
+
+def test_bf16_is_near_fp32(runtime, tiny_bundle, rng):
+    if runtime == "onnxruntime":
+        with pytest.raises(EngineError, match=r"runs fp32 on a CPU, got precision 'bf16'; use --runtime openvino"):
+            engines.load(tiny_bundle, "encoder", runtime, precision="bf16")
+        return
+    images = rng.uniform(-1, 1, (2, 1, 32, 32)).astype(np.float32)
+    exact = run_encoder(engines.load(tiny_bundle, "encoder", runtime), images, tiny_bundle)
+    rough = run_encoder(engines.load(tiny_bundle, "encoder", runtime, precision="bf16"), images, tiny_bundle)
+    assert np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "", "FP32", None])
+def test_an_unknown_precision_is_refused(tiny_bundle, precision):
+    with pytest.raises(EngineError, match="expected precision fp32 or bf16"):
+        engines.load(tiny_bundle, "encoder", RUNTIMES[0], precision=precision)
+
+
+# The choice
+
+
+def with_only(monkeypatch, *names):
+    monkeypatch.setattr(engines, "installed", lambda runtime, device: runtime in names)
+
+
+def test_the_first_that_is_installed_is_chosen(monkeypatch):
+    with_only(monkeypatch, "openvino", "onnxruntime", "torch")
+    assert engines.choose("auto", "cpu") == ("openvino", "first of openvino, onnxruntime, torch that is installed")
+    with_only(monkeypatch, "torch")
+    name, reason = engines.choose("auto", "cpu")
+    assert name == "torch" and reason.endswith("(absent: openvino, onnxruntime)")
+    assert engines.choose("torch", "cpu") == ("torch", "asked for")
+
+
+def test_what_is_not_installed_is_named_with_its_pip_line(monkeypatch):
+    with_only(monkeypatch)
+    with pytest.raises(EngineError, match=r"no runtime is installed for cpu; pip install sctrt"):
+        engines.choose("auto", "cpu")
+    with pytest.raises(EngineError, match=r"onnxruntime is not installed; pip install 'sctrt\[onnxruntime\]'"):
+        engines.choose("onnxruntime", "cpu")
+
+
+def test_a_package_that_is_absent_is_not_installed(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else found(name))
+    assert not engines.installed("openvino", "cpu")
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    assert engines.installed("openvino", "cpu")
+
+
+def test_a_runtime_that_cannot_be_imported_is_an_engine_error(tiny_bundle, monkeypatch):
+    monkeypatch.delitem(sys.modules, "sctrt.engines.onnxruntime", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # importing it now raises ImportError
+    with pytest.raises(EngineError, match=r"onnxruntime cannot be imported.*pip install 'sctrt\[onnxruntime\]'"):
+        engines.load(tiny_bundle, "encoder", "onnxruntime")
+
+
+@pytest.mark.parametrize("runtime_name", ["tensorrt", "OpenVINO", "", "cpu"])
+def test_an_unknown_runtime_is_refused(runtime_name):
+    with pytest.raises(EngineError, match=r"expected runtime auto, openvino, onnxruntime, torch on cpu, got"):
+        engines.choose(runtime_name, "cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:1", "cpu:x", "tpu:0", "CPU", "cudax"])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(DeviceError, match=r"expected device cpu or cuda\[:i\], got"):
+        engines.choose("auto", device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_has_no_runtime_yet(device):
+    if engines.RUNTIMES["cuda"]:
+        pytest.skip("there are runtimes for CUDA")
+    with pytest.raises(DeviceError, match="--device cpu"):
+        engines.choose("auto", device)

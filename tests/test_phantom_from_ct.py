@@ -1,0 +1,88 @@
+"""Phantoms from a CT: the anatomy stays, the table goes, and the classes follow HU and size."""
+
+import numpy as np
+import pytest
+
+from sctrt import Volume, VolumeError
+from sctrt.phantom import Tissue, body_from_ct
+
+SHAPE = (40, 100, 110)
+SPACING = 3.0
+
+
+def ellipse(centre, radii):
+    z, y, x = np.indices(SHAPE, dtype=np.float32)
+    return ((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 <= 1 + 0 * z
+
+
+@pytest.fixture(scope="module")
+def chest_ct():
+    """A soft-tissue ellipse with fat, two lungs, a vertebra and a small gas bubble, on a thin table."""
+    hu = np.full(SHAPE, -1000, np.float32)
+    hu[ellipse((45, 55), (32, 44))] = -100
+    hu[ellipse((45, 55), (29, 41))] = 45
+    for side in (-20, 20):
+        hu[ellipse((42, 55 + side), (18, 13))] = -780
+    hu[ellipse((64, 55), (6, 6))] = 400
+    hu[18:22][ellipse((30, 55), (2.5, 2.5))[18:22]] = -990
+    hu[:, 84:86, 5:105] = 200  # table
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    return Volume(hu, affine, "HU")
+
+
+@pytest.fixture(scope="module")
+def phantom(chest_ct):
+    return body_from_ct(chest_ct, seed=1)
+
+
+def test_body_from_ct_keeps_anatomy_and_drops_the_table(phantom, chest_ct):
+    body = phantom.ct.array > -300
+    below = np.argwhere(phantom.labels.array != Tissue.AIR)[:, 1].max()
+    assert np.argwhere(body)[:, 1].max() <= below
+    litres = (phantom.labels.array != Tissue.AIR).sum() * 4.0**3 / 1e6
+    true_litres = ellipse((45, 55), (32, 44)).sum() * SPACING**3 / 1e6
+    assert litres == pytest.approx(true_litres, rel=0.05)
+
+
+def test_body_from_ct_classes(phantom):
+    labels, ct = phantom.labels.array, phantom.ct.array
+    inside = labels != Tissue.LESION
+    assert np.median(ct[(labels == Tissue.LUNG) & inside]) == pytest.approx(-780, abs=40)
+    assert (ct[labels == Tissue.BONE] > 150).all()
+    assert (labels == Tissue.GAS).sum() * 0.064 < 20  # ml: the bubble, not the lungs
+    assert (labels == Tissue.GAS).any()
+
+
+def test_body_from_ct_uptake_by_tissue(phantom):
+    labels, activity = phantom.labels.array, phantom.activity.array
+    mean = {tissue: activity[labels == tissue].mean() for tissue in (Tissue.LUNG, Tissue.FAT, Tissue.SOFT, Tissue.BONE)}
+    assert mean[Tissue.FAT] < mean[Tissue.LUNG] + 0.3 < mean[Tissue.SOFT] + 0.3
+    assert mean[Tissue.FAT] < mean[Tissue.SOFT] < 10
+    assert activity.min() >= 0 and activity[labels == Tissue.AIR].max() == 0
+    assert 2 <= len(phantom.lesions) <= 8
+
+
+def test_body_from_ct_is_reproducible_and_its_seed_leaves_the_ct_alone(chest_ct, phantom):
+    again, other = body_from_ct(chest_ct, seed=1), body_from_ct(chest_ct, seed=2)
+    np.testing.assert_array_equal(again.activity.array, phantom.activity.array)
+    np.testing.assert_array_equal(other.ct.array, phantom.ct.array)
+    assert not np.array_equal(other.activity.array, phantom.activity.array)
+
+
+def test_body_from_ct_scale_stretches(chest_ct, phantom):
+    larger = body_from_ct(chest_ct, seed=1, scale=1.1)
+    ratio = (larger.labels.array > 0).sum() / (phantom.labels.array > 0).sum()
+    assert ratio == pytest.approx(1.1**3, rel=0.05)
+
+
+def test_body_from_ct_is_the_same_for_every_storage_order(chest_ct, phantom):
+    flipped = chest_ct.affine.copy()
+    flipped[0] *= -1
+    flipped[0, 3] = SPACING * (SHAPE[2] - 1)
+    stored = Volume(np.ascontiguousarray(chest_ct.array[:, :, ::-1]), flipped, "HU")
+    np.testing.assert_allclose(body_from_ct(stored, seed=1).ct.array, phantom.ct.array, atol=0.01)
+
+
+def test_body_from_ct_refuses_air():
+    with pytest.raises(VolumeError, match="at least one litre"):
+        body_from_ct(Volume(np.full((20, 20, 20), -1000.0), np.diag([4, 4, 4, 1.0]), "HU"), seed=0)
