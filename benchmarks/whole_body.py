@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 SEED = 1000
 VOXEL_MM = 4.0
-POST_FILTER_MM = 5.0
+BUSY = 0.5  # load average above which times mean little
 WAYS = {"sctrt": "sctrt", "torch": "PyTorch loop"}
 
 Run = Callable[[], tuple["Volume", dict[str, Any]]]  # -> CT [HU], seconds by stage and other facts
@@ -57,7 +58,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if min(arguments.repeat, arguments.threads) < 1:
+        parser.error("--repeat and --threads start at 1")
+    return arguments
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -66,32 +70,35 @@ def _compare(arguments: argparse.Namespace) -> None:
 
     from sctrt import SctrtError, bundle, nifti
     from sctrt.evaluation import PHANTOM_NOTE
+    from sctrt.files import write_json
 
     try:
         bundle.load(arguments.model)
     except SctrtError as error:
         sys.exit(str(error))
+    busy = os.getloadavg()[0]
+    if busy > BUSY:
+        _say(f"warning: other work takes {busy:.1f} cores; the times will be too long, the threaded ones by far")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pet = arguments.pet or folder / "nac.nii"
         if not arguments.pet:
             nifti.save(simulated_pet(arguments.shape), pet)
-        results = {way: _run_worker(way, arguments, pet, folder) for way in WAYS}
+        rows = {title: _run_worker(way, arguments, pet, folder) for way, title in WAYS.items()}
         hu = [np.load(folder / f"{way}.npy") for way in WAYS]
     report = {
         **environment(arguments.threads),
-        "case": {
-            "pet": arguments.pet.name if arguments.pet else f"simulated body, seed {SEED}",
-            "shape_zyx": list(hu[0].shape),
-            "note": "" if arguments.pet else PHANTOM_NOTE,
-        },
-        **results,
+        "load_average_before": busy,
+        "case": arguments.pet.name if arguments.pet else f"simulated body, seed {SEED}",
+        "shape_zyx": list(hu[0].shape),
+        "rows": rows,
         "difference_hu": difference(*hu),
     }
+    report["summary"] = f"{summary(report)}{'' if arguments.pet else f' {PHANTOM_NOTE}'}"
     Console().print(table(report))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(arguments.json, report)
 
 
 def simulated_pet(shape: str) -> Volume:
@@ -102,7 +109,7 @@ def simulated_pet(shape: str) -> Volume:
     wanted = tuple(int(n) for n in shape.split(","))
     body = make_body(SEED, VOXEL_MM, fov_mm=VOXEL_MM * max(wanted[1:]))
     activity, ct = _fit(body.activity, wanted, 0.0), _fit(body.ct, wanted, -1000.0)
-    return simulate_nac(activity, ct, seed=SEED, post_filter_mm=POST_FILTER_MM, progress=_say)
+    return simulate_nac(activity, ct, seed=SEED, progress=_say)
 
 
 def _fit(volume: Volume, shape: tuple[int, ...], fill: float) -> Volume:
@@ -139,7 +146,13 @@ def _work(arguments: argparse.Namespace) -> None:
         start = time.perf_counter()
         ct, facts = run()
         runs_s.append(time.perf_counter() - start)
-    result = {"load_s": load_s, "runs_s": runs_s, "peak_memory_mb": peak_memory_mb(), **facts}
+    result = {
+        "seconds": statistics.median(runs_s),
+        "runs_s": runs_s,
+        "load_s": load_s,
+        "peak_memory_mb": peak_memory_mb(),
+        **facts,
+    }
     np.save(arguments.folder / f"{arguments.worker}.npy", ct.array)
     (arguments.folder / f"{arguments.worker}.json").write_text(json.dumps(result))
 
@@ -228,28 +241,34 @@ def difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> dict[str
     }
 
 
+def summary(report: dict[str, Any]) -> str:
+    """What the numbers are of, in one paragraph."""
+    one = report["rows"][WAYS["sctrt"]]
+    runs = "one run" if len(one["runs_s"]) == 1 else f"median of {len(one['runs_s'])} runs"
+    return (
+        f"{' x '.join(map(str, report['shape_zyx']))} voxels ({report['case']}), fp32, {report['device']}, "
+        f"{report['threads']} {'thread' if report['threads'] == 1 else 'threads'}, {one['runtime']['name']} {one['runtime']['version'].split('-')[0]} against "
+        f"PyTorch {report['versions']['torch']}, {runs} each, loading apart, "
+        f"commit {report['commit']}. The two CTs differ by {report['difference_hu']['mean']:.2g} HU on average."
+    )
+
+
 def table(report: dict[str, Any]) -> Table:
     """The results for the terminal."""
     from rich import box
     from rich.table import Table
 
-    shape = " x ".join(map(str, report["case"]["shape_zyx"]))
-    made = Table(
-        title=f"{shape} voxels, {report['device']}, {report['threads']} threads",
-        caption=f"Mean |difference| {report['difference_hu']['mean']:.3g} HU. {report['case']['note']}",
-        box=box.SIMPLE_HEAD,
-    )
-    for heading in ("", "load [s]", "run [s]", "peak memory [MB]"):
-        made.add_column(heading, justify="left" if heading == "" else "right")
-    for way, title in WAYS.items():
-        result = report[way]
-        name = f"{title}, {result['runtime']['name']}" if "runtime" in result else title
-        made.add_row(name, f"{result['load_s']:.2f}", _spread(result["runs_s"]), f"{result['peak_memory_mb']:.0f}")
+    made = Table(caption=report["summary"], caption_justify="left", box=box.SIMPLE_HEAD)
+    made.add_column("")
+    for heading in ("load [s]", "run [s]", "peak memory [MB]"):
+        made.add_column(heading, justify="right")
+    for name, row in report["rows"].items():
+        made.add_row(name, f"{row['load_s']:.2f}", _spread(row["runs_s"]), f"{row['peak_memory_mb']:.0f}")
     return made
 
 
 def _spread(seconds: list[float]) -> str:
-    middle = f"{np.median(seconds):.2f}"
+    middle = f"{statistics.median(seconds):.2f}"
     return middle if len(seconds) == 1 else f"{middle} ({min(seconds):.2f} to {max(seconds):.2f})"
 
 

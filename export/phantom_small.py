@@ -24,8 +24,10 @@ from sctrt.training.train import train
 
 def main(
     work: Annotated[Path, typer.Option(help="Cohort, checkpoints and logs go here.")],
-    ct: Annotated[Path | None, typer.Option(help="Folder of the real CTs; without it, procedural bodies alone.")] = None,
-    output: Annotated[Path, typer.Option(help="The bundle.")] = default_bundle(),
+    ct: Annotated[
+        Path | None, typer.Option(help="Folder of the real CTs; without it, procedural bodies alone.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The bundle; default: where sctrt looks for it.")] = None,
     processes: Annotated[int, typer.Option(help="For the cohort and the training.")] = 2,
 ) -> None:
     cohort = phantom_small_cohort(work / "cohort", ct)
@@ -38,7 +40,7 @@ def main(
         "command": shlex.join(["python", *sys.argv]),
         "commit": commit,
     }
-    bundle = export_checkpoint(checkpoint, output, provenance=provenance, half_weights=True)
+    bundle = export_checkpoint(checkpoint, output or default_bundle(), provenance=provenance, half_weights=True)
     print(f"{bundle.path}: fingerprint {bundle.fingerprint}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .evaluation.metrics import LUNG_HU, body_mask
+from .files import replaced_when_whole
 from .planes import PLANES, slice_axis
 from .preprocess import Grid, model_grid, to_grid
 from .units import HU_AIR
@@ -137,12 +137,8 @@ def save_preview(
     if not path.parent.is_dir():
         raise ValueError(f"the preview's directory {path.parent} does not exist; create it first")
     figure = draw(pet, sct, spread, ct)
-    temporary = path.with_name(f".sctrt-{secrets.token_hex(8)}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": "sctrt"})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced_when_whole(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": "sctrt"})
 
 
 def draw(pet: Volume, sct: Volume, spread: Volume, ct: Volume | None = None) -> Figure:

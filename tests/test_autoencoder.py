@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import reference
 from sctrt import ops
 from sctrt.bundle import Architecture
 

@@ -137,9 +137,7 @@ def test_unfit_input_is_refused_with_one_paragraph_and_nothing_written(
     spoil(path, np.ascontiguousarray(as_nibabel(nac_body.pet()).get_fdata(dtype=np.float32)))
     output = tmp_path / "ct.nii.gz"
     output.write_bytes(b"an older result")
-    code, out, said = run(
-        "synthesize", path, "-o", output, "--model", tiny_bundle.path, "--report", tmp_path / "r.json"
-    )
+    code, _, said = run("synthesize", path, "-o", output, "--model", tiny_bundle.path, "--report", tmp_path / "r.json")
     assert code == 3, said
     assert len(said.strip().splitlines()) == 1 and "Traceback" not in said
     assert re.search(reason, said), said

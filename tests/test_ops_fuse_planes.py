@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import reference
 from sctrt import ops
 
 finite = st.floats(-1e4, 1e4, width=32)

@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
+import reference
 from sctrt import ops
 
 IDENTITY = np.eye(4)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import BODY_CENTRE, ORIENTATIONS, as_nibabel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from conftest import BODY_CENTRE, ORIENTATIONS, as_nibabel
 from sctrt import Volume, VolumeError, nifti
 from sctrt.bundle import Normaliser
 from sctrt.preprocess import (
@@ -248,9 +248,10 @@ def test_specks_outside_the_body_do_not_widen_the_box(nac_body):
     speckled = pet.array.copy()
     speckled[2, 2, 2] = speckled[57, 57, 57] = 10 * nac_body.level
     speckled[2:4, 50:53, 3:6] = nac_body.level
-    assert network_input(Volume(speckled, pet.affine), 4.0, SCALES).grid.shape == network_input(
-        pet, 4.0, SCALES
-    ).grid.shape
+    assert (
+        network_input(Volume(speckled, pet.affine), 4.0, SCALES).grid.shape
+        == network_input(pet, 4.0, SCALES).grid.shape
+    )
 
 
 @pytest.mark.parametrize("array", [np.zeros((20, 20, 20)), np.full((20, 20, 20), -3.0)])

@@ -28,6 +28,15 @@ def water(ct: Volume) -> Volume:
     return _filled(ct, HU_WATER)
 
 
+def body_mean(ct: Volume) -> Volume:
+    """The true body filled with its own mean HU, air around it.
+
+    Args:
+        ct: [z, y, x] the true CT, HU.
+    """
+    return _filled(ct, float(ct.array[body_mask(ct)].mean(dtype=np.float64)))
+
+
 def soft_mean(ct: Volume) -> Volume:
     """The true body filled with the mean of its soft tissue (-30 to 150 HU), air around it.
 
@@ -63,7 +72,12 @@ def four_class(ct: Volume) -> Volume:
     return Volume(hu, ct.affine, "HU")
 
 
-BASELINES: dict[str, Callable[[Volume], Volume]] = {"water": water, "soft_mean": soft_mean, "four_class": four_class}
+BASELINES: dict[str, Callable[[Volume], Volume]] = {
+    "water": water,
+    "body_mean": body_mean,
+    "soft_mean": soft_mean,
+    "four_class": four_class,
+}
 
 
 def _filled(ct: Volume, value: float) -> Volume:

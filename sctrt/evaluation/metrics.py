@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
@@ -89,7 +91,7 @@ def body_mask(ct: Volume) -> NDArray[np.bool_]:
     Returns:
         [z, y, x], all False where nothing is above -300 HU.
     """
-    objects, count = ndimage.label(ct.array > BODY_ABOVE)
+    objects, count = cast(tuple[NDArray[np.int32], int], ndimage.label(ct.array > BODY_ABOVE))
     if count == 0:
         return np.zeros(ct.shape, dtype=bool)
     body = objects == 1 + np.argmax(np.bincount(objects.ravel())[1:])
@@ -101,7 +103,7 @@ def body_mask(ct: Volume) -> NDArray[np.bool_]:
 
 def dilate(mask: NDArray[np.bool_], spacing: tuple[float, float, float], by_mm: float) -> NDArray[np.bool_]:
     """The voxels [z, y, x] within `by_mm` of a mask that is not empty; spacing (z, y, x) [mm]."""
-    return ndimage.distance_transform_edt(~mask, sampling=spacing) <= by_mm
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing)) <= by_mm
 
 
 def _axial_axis(volume: Volume) -> int:
