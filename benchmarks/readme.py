@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,6 @@ import typer
 from sctrt.evaluation import report
 from sctrt.evaluation.metrics import Metrics
 
-WAYS = {"sctrt": "sctrt", "torch": "plain PyTorch loop: slice by slice, eager, cdist + argmin, np.median"}
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -31,14 +29,10 @@ def held_out(content: dict[str, Any]) -> str:
 
 def speed(content: dict[str, Any]) -> str:
     """One whole body, sctrt beside a plain PyTorch loop."""
-    shape = " x ".join(map(str, content["case"]["shape_zyx"]))
     lines = ["| | load [s] | run [s] | peak memory [MB] |", "| --- | ---: | ---: | ---: |"]
-    for way, name in WAYS.items():
-        row = content[way]
-        lines.append(f"| {name} | {row['load_s']:.1f} | {median(row['runs_s']):.1f} | {row['peak_memory_mb']:.0f} |")
-    where = f"{shape} voxels of 4 mm on {content['device']}, {content['threads']} threads, fp32; the two CTs differ by "
-    where += f"{content['difference_hu']['mean']:.3f} HU on average."
-    return "\n".join([*lines, "", f"{where} `{content['command']}` at commit {content['commit']}.\n"])
+    for name, row in content["rows"].items():
+        lines.append(f"| {name} | {row['load_s']:.1f} | {row['seconds']:.1f} | {row['peak_memory_mb']:.0f} |")
+    return "\n".join([*lines, "", f"{content['summary']}\n"])
 
 
 SECTIONS = {"held-out": ("held_out.json", held_out), "speed": ("whole_body.json", speed)}

@@ -45,18 +45,6 @@ def commit() -> str:
         return "unknown"
 
 
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process since its program was started [MB].
-
-    Not getrusage: on Linux its maximum is handed on from the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text()
-    match = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-    if match is None:
-        raise RuntimeError("expected VmHWM in /proc/self/status, found none; run the benchmark on Linux")
-    return int(match[1]) / 1024
-
-
 def thread_environment(threads: int) -> dict[str, str]:
     """The environment of a child process whose maths libraries use `threads` threads."""
     return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}

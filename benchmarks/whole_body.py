@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from timing import environment, peak_memory_mb, thread_environment
+from timing import environment, thread_environment
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -137,6 +137,8 @@ def _run_worker(way: str, arguments: argparse.Namespace, pet: Path, folder: Path
 
 def _work(arguments: argparse.Namespace) -> None:
     """In the fresh process: loads, runs, and writes the times, the peak memory and the last CT."""
+    from sctrt.pipeline import peak_memory_mb
+
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])  # every runtime heeds this
     start = time.perf_counter()
     run = (_load_sctrt if arguments.worker == "sctrt" else _load_torch)(arguments)
@@ -191,7 +193,7 @@ def _load_torch(arguments: argparse.Namespace) -> Run:
         pet = nifti.load(arguments.pet)
         prepared = network_input(pet, manifest.spacing_mm, manifest.normaliser)
         clock.append(time.perf_counter())
-        planes = [_torch_plane(network, prepared.pet, axis, manifest.padding) for axis in range(3)]
+        planes = [_torch_plane(network, prepared.channels, axis, manifest.padding) for axis in range(3)]
         clock.append(time.perf_counter())
         hu = np.clip(np.median(planes, axis=0) * (high - low) / 2 + (high + low) / 2, low, high).astype(np.float32)
         ct = _on_grid_of(pet, hu, prepared.grid.affine)
@@ -245,9 +247,10 @@ def summary(report: dict[str, Any]) -> str:
     """What the numbers are of, in one paragraph."""
     one = report["rows"][WAYS["sctrt"]]
     runs = "one run" if len(one["runs_s"]) == 1 else f"median of {len(one['runs_s'])} runs"
+    threads = "1 thread" if report["threads"] == 1 else f"{report['threads']} threads"
     return (
         f"{' x '.join(map(str, report['shape_zyx']))} voxels ({report['case']}), fp32, {report['device']}, "
-        f"{report['threads']} {'thread' if report['threads'] == 1 else 'threads'}, {one['runtime']['name']} {one['runtime']['version'].split('-')[0]} against "
+        f"{threads}, {one['runtime']['name']} {one['runtime']['version'].split('-')[0]} against "
         f"PyTorch {report['versions']['torch']}, {runs} each, loading apart, "
         f"commit {report['commit']}. The two CTs differ by {report['difference_hu']['mean']:.2g} HU on average."
     )

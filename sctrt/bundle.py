@@ -56,13 +56,20 @@ class Normaliser(_Strict):
     """How a PET volume becomes the network's input; the same in training and inference.
 
     The PET is divided by the median of its Otsu body, then compressed by 2 r^p / (1 + r^p) - 1.
-    `scales` lists one smoothing level a channel: level k is the mean over 2^k voxels a side. A single
-    scale is one grey channel.
+    `scales` lists one smoothing level a channel: level k is the mean over 2^k voxels a side. With `position`
+    two channels follow: how far a voxel lies from the body's middle in x and in y, in units of 250 mm. A single
+    scale without position is one grey channel.
     """
 
     kind: Literal["otsu-median"] = "otsu-median"
     exponent: float = Field(2.0, gt=0)
     scales: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    position: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input."""
+        return len(self.scales) + 2 * self.position
 
 
 class Manifest(_Strict):
@@ -83,8 +90,8 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _check_fit(self) -> Self:
         inputs, outputs = self.architecture.input_channels, self.architecture.output_channels
-        if len(self.normaliser.scales) != inputs:
-            raise ValueError(f"expected scales for {inputs} input_channels, got {len(self.normaliser.scales)}")
+        if self.normaliser.channels != inputs:
+            raise ValueError(f"expected input_channels that the normaliser makes, got {inputs}, {self.normaliser}")
         if outputs != 1:
             raise ValueError(f"expected output_channels folded to 1, got {outputs}")
         if self.hu_range[0] >= self.hu_range[1]:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from .errors import BundleError, SctrtError, VolumeError
 
@@ -75,9 +76,9 @@ def synthesize(
         from .files import write_json
 
         write_json(report, {**result.report, "input_file": str(pet), "output_file": str(output)})
-    seconds, memory = result.report["seconds"]["total"], result.report["peak_memory_mb"]
-    err.print(f"{output}: {seconds:.1f} s with {synthesizer.runtime} ({synthesizer.reason}), peak {memory:.0f} MB")
-    err.print(result.report["model"]["intended_use"])
+    seconds = result.report["seconds"]["total"]
+    _say(f"{output}: {seconds:.1f} s with {synthesizer.runtime} ({synthesizer.reason})")
+    _say(result.report["model"]["intended_use"])
 
 
 @app.command()
@@ -173,7 +174,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] =
     choices = {}
     for device, runtimes in engines.RUNTIMES.items():
         for name, (_, pip_line, _) in runtimes.items():
-            choices[f"{device}: {name}"] = "installed" if engines.installed(name, device) else pip_line
+            choices[f"{device}: {name}"] = "installed" if engines.installed(name, device) else f"missing: {pip_line}"
     try:
         runtime, reason = engines.choose("auto", "cpu")
     except SctrtError as error:
@@ -193,7 +194,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] =
     table = Table(show_header=False)
     for name, value in facts.items():
         text = "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(name, text)
+        table.add_row(name, Text(text))
     out.print(table)
 
 
@@ -224,7 +225,7 @@ class _PlaneProgress:
 
 
 def _say(line: str) -> None:
-    err.print(line, highlight=False)
+    err.print(line, markup=False, highlight=False)
 
 
 def _version() -> str:

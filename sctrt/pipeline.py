@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ class Synthesizer:
         manifest = self.bundle.manifest
         with clock.stage("preprocess"):
             prepared = network_input(volume, manifest.spacing_mm, manifest.normaliser)
-        predictions = [self._run_plane(prepared.pet, plane, clock, progress) for plane in self._planes()]
+        predictions = [self._run_plane(prepared.channels, plane, clock, progress) for plane in self._planes()]
         with clock.stage("fuse"):
             hu, spread = self._fuse(predictions)
         with clock.stage("resample"):
@@ -240,11 +241,14 @@ def hu_summary(hu: NDArray[np.float32]) -> dict[str, float]:
     return {"mean": float(inside.mean()), **percentiles, **shares}
 
 
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far [MB]."""
-    import resource
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process since its program was started [MB]; None where Linux does not tell.
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Not getrusage: on Linux its maximum is handed on from the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    match = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
+    return int(match[1]) / 1024 if match else None
 
 
 def package_version() -> str:

@@ -21,6 +21,7 @@ from .volume import Volume
 BOX_THRESHOLD = 0.45  # of the body's median; scatter outside the body stays below
 BOX_MARGIN_MM = 12.0
 MIN_BODY_ML = 500.0
+POSITION_MM = 250.0
 AIR_INPUT = -1.0  # network units
 
 
@@ -48,7 +49,7 @@ class Grid:
 class NetworkInput:
     """What the network sees of one PET volume."""
 
-    pet: NDArray[np.float32]  # [C, Z, Y, X] in [-1, 1], one channel a scale
+    channels: NDArray[np.float32]  # [C, Z, Y, X] in [-1, 1]: the PET at each scale, then perhaps x and y
     grid: Grid  # of the body box
     reference: float  # the PET value that was mapped to the curve's middle, in the PET's unit
 
@@ -66,24 +67,20 @@ def model_grid(volume: Volume, spacing: float) -> Grid:
 
 
 def to_grid(volume: Volume, grid: Grid, fill: float) -> NDArray[np.float32]:
-    """The volume sampled on `grid` (trilinear), `fill` outside; axes finer than the grid are averaged first.
+    """The volume sampled on `grid` (trilinear), `fill` outside; finer voxels than the grid's are averaged.
 
     Returns:
         [z, y, x] float32 in the volume's unit.
     """
     array = np.ascontiguousarray(volume.array, dtype=np.float32)
-    affine = volume.affine
-    while True:
-        ratio = grid.spacing / np.linalg.norm(affine[:3, :3], axis=0)  # (x, y, z)
-        halve = (ratio > 1.5) & (np.array(array.shape[::-1]) > 1)
-        if not halve.any():
-            return ops.resample(array, ops.grid_matrix(grid.affine, affine), grid.shape, fill=fill)
-        step = np.where(halve, 2.0, 1.0)
-        pair = np.diag([*step, 1.0])  # coarse voxel (x, y, z) -> fine voxel, between each two
-        pair[:3, 3] = (step - 1) / 2
-        shape = tuple(ceil(n / s) for n, s in zip(array.shape, step[::-1], strict=True))
-        array = ops.resample(array, pair, shape)
-        affine = affine @ pair
+    step = np.abs(ops.grid_matrix(grid.affine, volume.affine)[:3, :3]).max(axis=0)  # volume voxels a grid voxel
+    parts = np.maximum(1, np.rint(step)).astype(int)  # (x, y, z) samples a grid voxel
+    sub = np.diag([*(1 / parts), 1.0])  # sample (x, y, z) -> grid voxel
+    sub[:3, 3] = (1 / parts - 1) / 2
+    matrix = ops.grid_matrix(grid.affine @ sub, volume.affine)
+    (pz, py, px), (z, y, x) = parts[::-1], grid.shape
+    samples = ops.resample(array, matrix, (z * pz, y * py, x * px), fill=fill)
+    return samples if parts.max() == 1 else samples.reshape(z, pz, y, py, x, px).mean(axis=(1, 3, 5))
 
 
 def smooth(array: NDArray[np.float32], level: int) -> NDArray[np.float32]:
@@ -156,5 +153,20 @@ def network_input(pet: Volume, spacing: float, normaliser: Normaliser) -> Networ
     array = to_grid(pet, grid, fill=0.0)
     reference = body_reference(array)
     box = body_box(array, reference, spacing)
+    grid = grid.crop(box)
     channels = [compress(smooth(array, level)[box] / reference, normaliser.exponent) for level in normaliser.scales]
-    return NetworkInput(np.stack(channels).astype(np.float32), grid.crop(box), reference)
+    if normaliser.position:
+        channels += position(grid)
+    return NetworkInput(np.stack(channels).astype(np.float32), grid, reference)
+
+
+def position(grid: Grid) -> list[NDArray[np.float32]]:
+    """Distance from the box's middle to the left and to the back, each [z, y, x] in units of `POSITION_MM`, clipped.
+
+    A sagittal or coronal slice cannot tell otherwise where in the body it lies. There is none along z, whose
+    field of view differs from scan to scan.
+    """
+    _, ny, nx = grid.shape
+    x, y = ((np.arange(n) - (n - 1) / 2) * grid.spacing / POSITION_MM for n in (nx, ny))
+    planes = np.broadcast_to(x, (ny, nx)), np.broadcast_to(y[:, None], (ny, nx))
+    return [np.broadcast_to(plane.clip(-1, 1).astype(np.float32), grid.shape) for plane in planes]

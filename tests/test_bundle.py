@@ -117,7 +117,7 @@ def test_what_is_no_manifest_is_refused(bundle_copy, content):
 @pytest.mark.parametrize("version", [2, 99, 0, -1, "1", 1.5, True, [1]])
 def test_another_format_is_refused(bundle_copy, version):
     change(bundle_copy, format_version=version, fields_of_the_future=1)
-    with pytest.raises(BundleError, match="bundle format .* reads formats up to 1; upgrade sctrt"):
+    with pytest.raises(BundleError, match=r"bundle format .* reads formats up to 1; upgrade sctrt"):
         bundles.load(bundle_copy)
 
 
@@ -203,7 +203,7 @@ def test_an_archive_is_no_codebook(bundle_copy):
 def test_a_huge_codebook_header_allocates_nothing(bundle_copy):
     content = npy(np.zeros((64, 3), np.float32)).replace(b"(64, 3), }" + b" " * 10, b"(10000000000000, 3), }", 1)
     put(bundle_copy, "codebook.npy", content)
-    with pytest.raises(BundleError, match="cannot be read|expected a codebook"):
+    with pytest.raises(BundleError, match=r"cannot be read|expected a codebook"):
         bundles.load(bundle_copy).codebook()
 
 

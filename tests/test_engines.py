@@ -12,7 +12,7 @@ from sctrt import engines
 from sctrt.errors import DeviceError, EngineError
 
 RUNTIMES = [name for name in engines.RUNTIMES["cpu"] if engines.installed(name, "cpu")]
-SIZES = [(1, 4, 4), (1, 8, 4), (2, 12, 20), (5, 40, 36), (1, 28, 132), (3, 44, 4)]  # slices, height, width
+SIZES = [(1, 4, 8), (5, 40, 36), (2, 36, 44), (1, 28, 132)]  # slices, height, width
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)
@@ -88,7 +88,7 @@ def unfit_calls():
 def test_unfit_arrays_are_refused(runtime, tiny_bundle, unfit):
     engine = engines.load(tiny_bundle, "encoder", runtime)
     inputs, outputs = unfit_calls()[unfit]
-    with pytest.raises(EngineError, match="expected|failed"):
+    with pytest.raises(EngineError, match=r"expected|failed"):
         engine(inputs, outputs)
     good = np.ones((2, 1, 16, 24), np.float32)  # and the engine is as good as before
     assert np.isfinite(run_encoder(engine, good, tiny_bundle)).all()

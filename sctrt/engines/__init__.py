@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import DeviceError, EngineError
@@ -63,7 +67,7 @@ def choose(runtime: str, device: str) -> tuple[str, str]:
         EngineError: unknown runtime, or its package is not installed.
     """
     kind = device.split(":")[0]
-    if kind not in RUNTIMES:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise DeviceError(f"expected device cpu or cuda[:i], got {device!r}")
     known = RUNTIMES[kind]
     if not known:
@@ -97,5 +101,24 @@ def load(bundle: Bundle, part: Part, runtime: str, *, device: str = "cpu", preci
     """
     if precision not in PRECISIONS:
         raise EngineError(f"expected precision {' or '.join(PRECISIONS)}, got {precision!r}")
-    module = importlib.import_module(f".{RUNTIMES[device.split(':')[0]][runtime][2]}", __name__)
+    _, pip_line, file = RUNTIMES[device.split(":")[0]][runtime]
+    try:
+        module = importlib.import_module(f".{file}", __name__)
+    except ImportError as error:
+        raise EngineError(f"runtime {runtime} cannot be imported: {error}; {pip_line}") from error
     return module.load(bundle, part, precision)
+
+
+def check_arrays(inputs: NDArray[np.float32], outputs: NDArray[np.float32]) -> None:
+    """Refuses host arrays that a runtime would misread or read past, since it sees their memory alone.
+
+    Raises:
+        EngineError: not float32 [N, C, H, W], C-contiguous and not empty.
+    """
+    for name, array in (("inputs", inputs), ("outputs", outputs)):
+        if array.dtype != np.float32 or array.ndim != 4 or array.size == 0 or not array.flags.c_contiguous:
+            layout = "C-contiguous" if array.flags.c_contiguous else "strided"
+            raise EngineError(
+                f"expected {name} float32 [N, C, H, W], C-contiguous, got {array.dtype} {array.shape}, {layout}; "
+                "pass numpy.ascontiguousarray(array, dtype='float32')"
+            )

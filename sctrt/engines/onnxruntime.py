@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import EngineError
-from . import Part
+from . import Part, check_arrays
 
 
 class OnnxRuntimeEngine:
@@ -22,10 +22,11 @@ class OnnxRuntimeEngine:
         self._output = session.get_outputs()[0].name
 
     def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
+        check_arrays(inputs, outputs)
         binding = self._session.io_binding()
-        binding.bind_cpu_input(self._input, inputs)
-        binding.bind_output(self._output, "cpu", 0, np.float32, outputs.shape, outputs.ctypes.data)
         try:
+            binding.bind_cpu_input(self._input, inputs)
+            binding.bind_output(self._output, "cpu", 0, np.float32, outputs.shape, outputs.ctypes.data)
             self._session.run_with_iobinding(binding)
         except Exception as error:  # the runtime's own exception classes share no public base
             raise EngineError(

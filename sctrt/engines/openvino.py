@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import EngineError
-from . import Part
+from . import Part, check_arrays
 
 # OpenVINO picks bf16 by itself where the CPU has it, so the precision is always named.
 PRECISION = {"fp32": "f32", "bf16": "bf16"}
@@ -23,12 +23,16 @@ class OpenVinoEngine:
         self._request = model.create_infer_request()
 
     def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
-        self._request.set_input_tensor(openvino.Tensor(inputs, shared_memory=True))
-        self._request.set_output_tensor(openvino.Tensor(outputs, shared_memory=True))
+        check_arrays(inputs, outputs)
         try:
+            self._request.set_input_tensor(openvino.Tensor(inputs, shared_memory=True))
+            self._request.set_output_tensor(openvino.Tensor(outputs, shared_memory=True))
             self._request.infer()
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on input {inputs.shape}, output {outputs.shape}: {error}") from error
+        made = tuple(self._request.get_output_tensor().shape)
+        if made != outputs.shape:  # then OpenVINO has put the result into memory of its own
+            raise EngineError(f"expected outputs {made} for inputs {inputs.shape}, got {outputs.shape}")
 
 
 def load(bundle: Bundle, part: Part, precision: str) -> OpenVinoEngine:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bundle import Bundle
+from ..errors import EngineError
 from ..model.checkpoint import load_bundle_weights
-from . import Part
+from . import Part, check_arrays
 
 
 class TorchEngine:
@@ -24,8 +25,15 @@ class TorchEngine:
         self._bf16 = precision == "bf16"
 
     def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-            torch.from_numpy(outputs).copy_(self._network(torch.from_numpy(inputs)))
+        check_arrays(inputs, outputs)
+        try:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+                made = self._network(torch.from_numpy(inputs))
+        except RuntimeError as error:
+            raise EngineError(f"PyTorch failed on input {inputs.shape}: {error}") from error
+        if made.shape != outputs.shape:
+            raise EngineError(f"expected outputs {tuple(made.shape)} for inputs {inputs.shape}, got {outputs.shape}")
+        torch.from_numpy(outputs).copy_(made)
 
 
 def load(bundle: Bundle, part: Part, precision: str) -> TorchEngine:

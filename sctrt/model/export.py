@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -80,11 +81,14 @@ def export_bundle(
         The bundle, read back and checked.
 
     Raises:
-        BundleError: the path does not end in .sctrt, or scales and input channels do not fit.
+        BundleError: the path does not end in .sctrt or is something else than a bundle, scales and input channels
+            do not fit, or a weight is too large for fp16.
     """
     path = Path(path)
     if path.suffix != ".sctrt":
         raise BundleError(f"expected a bundle name that ends in .sctrt, got {path}")
+    if path.exists() and not (path / bundles.MANIFEST).is_file():
+        raise BundleError(f"{path} is no model bundle, so it is not replaced; remove it or name another")
     model = _folded(model, normaliser)
     if half_weights:
         model.load_state_dict({name: _rounded(name, value) for name, value in model.state_dict().items()})
@@ -107,20 +111,33 @@ def export_bundle(
         _write_files(model, temporary, half_weights)
         bundles.write_manifest(temporary, manifest)
         temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        _put_in_place(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return bundles.load(path)
 
 
+def _put_in_place(new: Path, path: Path) -> None:
+    """Renames a finished folder to `path`; an older one there goes, or comes back where that fails."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    old = new.with_name(f"{new.name}.old")
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old)
+
+
 def _folded(model: VQAutoencoder, normaliser: Normaliser) -> VQAutoencoder:
-    scales, inputs = len(normaliser.scales), model.architecture.input_channels
-    if scales not in (1, inputs):
-        raise BundleError(f"expected one PET scale or one for each of {inputs} input channels, got {scales}")
-    return fold_grey(copy.deepcopy(model).float().eval(), inputs=scales == 1).eval()
+    channels, inputs = normaliser.channels, model.architecture.input_channels
+    if channels not in (1, inputs):
+        raise BundleError(f"expected a normaliser with 1 channel or the network's {inputs}, got {channels}")
+    return fold_grey(copy.deepcopy(model).float().eval(), inputs=channels == 1).eval()
 
 
 def _stored_in_half(name: str, value: Tensor) -> bool:
@@ -128,7 +145,12 @@ def _stored_in_half(name: str, value: Tensor) -> bool:
 
 
 def _rounded(name: str, value: Tensor) -> Tensor:
-    return value.half().float() if _stored_in_half(name, value) else value
+    if not _stored_in_half(name, value):
+        return value
+    rounded = value.half().float()
+    if not torch.isfinite(rounded).all():
+        raise BundleError(f"the weights {name} reach {value.abs().max():g}, beyond fp16; export without half_weights")
+    return rounded
 
 
 def _write_files(model: VQAutoencoder, folder: Path, half_weights: bool) -> None:
@@ -149,6 +171,8 @@ def _write_files(model: VQAutoencoder, folder: Path, half_weights: bool) -> None
 
 def _export_onnx(part: nn.Module, sample: Tensor, input_name: str, output_name: str, path: Path) -> None:
     """fp32, opset 21, dynamic batch, height and width."""
+    # Else it reports for each export that torchvision, which is not needed, is not installed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     if isinstance(part, _EncoderPart):
         factor = sample.shape[2] // SAMPLE_SIDE
@@ -165,7 +189,16 @@ def _export_onnx(part: nn.Module, sample: Tensor, input_name: str, output_name: 
             dynamic_shapes=({0: batch, 2: height, 3: width},),
             verbose=False,
         )
-    program.save(str(path))
+    model = program.model_proto
+    _strip_traces(model)
+    onnx.save(model, path)
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Removes the exporter's notes: stack traces with this machine's paths, which outweigh a small network."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
 
 
 def store_weights_in_half(path: Path) -> None:

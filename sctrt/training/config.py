@@ -24,9 +24,9 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Architecture = Architecture(
-        channels=32, blocks=1, groups=8, codes=2048, input_channels=5, output_channels=1
+        channels=32, blocks=1, groups=8, codes=2048, input_channels=7, output_channels=1
     )
-    normaliser: Normaliser = Normaliser(scales=(0, 1, 2, 3, 4))
+    normaliser: Normaliser = Normaliser(scales=(0, 1, 2, 3, 4), position=True)
     spacing_mm: float = Field(4.0, gt=0)
     autoencoder: StageConfig = StageConfig(
         steps=1500, learning_rate=8e-4, squared_error_steps=200, continuous_steps=800

@@ -31,7 +31,7 @@ class Case:
     """One PET/CT pair on the model grid, within the body box."""
 
     name: str
-    pet: NDArray[np.float32]  # [C, Z, Y, X] network units
+    pet: NDArray[np.float32]  # [C, Z, Y, X] the network's input
     ct: NDArray[np.float32]  # [Z, Y, X] network units
 
 
@@ -43,7 +43,7 @@ def load_case(folder: Path, config: TrainingConfig) -> Case:
     """
     prepared = network_input(nifti.load(folder / "nac.nii.gz"), config.spacing_mm, config.normaliser)
     ct = to_grid(nifti.load(folder / "ct.nii.gz", unit="HU"), prepared.grid, fill=HU_AIR)
-    return Case(folder.name, prepared.pet, hu_to_network(ct))
+    return Case(folder.name, prepared.channels, hu_to_network(ct))
 
 
 def case_folders(cohort: Path) -> list[Path]:
@@ -103,7 +103,9 @@ class RandomSlices(IterableDataset):
             multiple = self.config.architecture.factor
             pet, ct = take_slices(case, plane, index, slice(start, start + length), multiple)
             gain = float(np.exp(GAIN_JITTER * rng.standard_normal()))
-            yield scale_pet(pet, gain, self.config.normaliser.exponent), ct
+            scales = len(self.config.normaliser.scales)
+            pet[:, :scales] = scale_pet(pet[:, :scales], gain, self.config.normaliser.exponent)
+            yield pet, ct
 
     @staticmethod
     def _window(z: int, rng: np.random.Generator) -> int:
