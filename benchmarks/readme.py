@@ -1,4 +1,4 @@
-"""Writes the README's tables from benchmarks/results/*.json, so that no number is typed.
+"""Writes the documents' tables from benchmarks/results/*.json, so that no number is typed.
 
 python benchmarks/readme.py            # --check: fail if a table is not up to date
 """
@@ -35,22 +35,37 @@ def speed(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{content['summary']}\n"])
 
 
-SECTIONS = {"held-out": ("held_out.json", held_out), "speed": ("whole_body.json", speed)}
+def training(content: dict[str, Any]) -> str:
+    """What each stage reached on the validation cases."""
+    names = ("step", "mae_body", "mae_lung", "mae_bone", "dice_bone", "codes", "perplexity")
+    headings = ("step", "MAE body [HU]", "MAE lung [HU]", "MAE bone [HU]", "bone Dice", "codes used", "perplexity")
+    lines = [f"| stage | {' | '.join(headings)} |", f"| --- |{' ---: |' * len(headings)}"]
+    for stage, rows in content["stages"].items():
+        for row in rows:
+            cells = [f"{row[name]:.2f}" if name == "dice_bone" else f"{row[name]:.0f}" for name in names]
+            lines.append(f"| {stage} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"`{content['command']}`\n"])
+
+
+SECTIONS = (  # document, section, results, renderer
+    ("README.md", "held-out", "held_out.json", held_out),
+    ("README.md", "speed", "whole_body.json", speed),
+    ("docs/model.md", "training", "training.json", training),
+)
 
 
 def main(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail on a stale table.")] = False,
 ) -> None:
-    path = ROOT / "README.md"
-    old = text = path.read_text()
-    for name, (file, render) in SECTIONS.items():
+    for document, name, file, render in SECTIONS:
+        path = ROOT / document
         table = render(json.loads((RESULTS / file).read_text()))
         pattern = rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)"
-        text = re.sub(pattern, lambda m, table=table: f"{m[1]}{table}{m[2]}", text, flags=re.DOTALL)
-    if check and text != old:
-        raise SystemExit("the README's tables are not those of benchmarks/results; run python benchmarks/readme.py")
-    if not check:
-        path.write_text(text)
+        old = path.read_text()
+        new = re.sub(pattern, lambda m, table=table: f"{m[1]}{table}{m[2]}", old, flags=re.DOTALL)
+        if check and new != old:
+            raise SystemExit(f"{document}: {name} is not what benchmarks/results says; run python benchmarks/readme.py")
+        path.write_text(new)
 
 
 if __name__ == "__main__":

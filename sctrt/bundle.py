@@ -30,15 +30,15 @@ class _Strict(BaseModel):
 class Architecture(_Strict):
     """Widths of the vector-quantised autoencoder; the defaults are LDM's `vq-f4`."""
 
-    channels: int = Field(128, ge=1)
-    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4), min_length=1)
-    blocks: int = Field(2, ge=1)
-    latent_channels: int = Field(3, ge=1)
-    codes: int = Field(8192, ge=1)
-    code_dim: int = Field(3, ge=1, le=64)
-    groups: int = Field(32, ge=1)
-    input_channels: int = Field(3, ge=1)
-    output_channels: int = Field(3, ge=1)
+    channels: int = Field(default=128, ge=1)
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4), min_length=1)
+    blocks: int = Field(default=2, ge=1)
+    latent_channels: int = Field(default=3, ge=1)
+    codes: int = Field(default=8192, ge=1)
+    code_dim: int = Field(default=3, ge=1, le=64)
+    groups: int = Field(default=32, ge=1)
+    input_channels: int = Field(default=3, ge=1)
+    output_channels: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
@@ -62,8 +62,8 @@ class Normaliser(_Strict):
     """
 
     kind: Literal["otsu-median"] = "otsu-median"
-    exponent: float = Field(2.0, gt=0)
-    scales: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    exponent: float = Field(default=2.0, gt=0)
+    scales: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     position: bool = False
 
     @property

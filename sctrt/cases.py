@@ -7,6 +7,7 @@ from typing import Any
 
 from .files import write_json
 from .phantom import Phantom, body_from_ct, make_body
+from .phantom.body import Region
 from .physics.simulate import simulate_nac
 from .volume import Volume
 
@@ -19,7 +20,7 @@ def simulate_case(
     ct: Volume | None = None,
     voxel_mm: float = 4.0,
     tof_ps: float | None = 385.0,
-    region: str = "body",
+    region: Region = "body",
     scale: float = 1.0,
     device: str = "cpu",
     progress: Any = None,

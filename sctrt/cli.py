@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -88,7 +88,7 @@ def simulate(
     ct: Annotated[Path | None, typer.Option(help="Real CT (HU) whose anatomy is used.")] = None,
     voxel_mm: Annotated[float, typer.Option(help="Voxel size of body and PET [mm].")] = 4.0,
     tof_ps: Annotated[float, typer.Option(help="Coincidence timing, FWHM [ps]; 0: no time of flight.")] = 385.0,
-    region: Annotated[str, typer.Option(help="body or torso.")] = "body",
+    region: Annotated[Literal["body", "torso"], typer.Option(help="Of a procedural body.")] = "body",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Simulates a case: body, scan, PET without attenuation correction."""

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .planes import Plane
 
 try:
     from . import _native
@@ -25,7 +27,6 @@ except ImportError as error:
     raise ImportError(f"sctrt's native kernels are not built ({error}); run: pip install -e .") from error
 
 Array = Any  # an array of any library that the module's first line names
-Plane = Literal["axial", "coronal", "sagittal"]
 
 # Entries of a grid matrix this close to an integer are that integer: the linear part in voxels a voxel (float32 affines
 # differ by 6e-8; over 1000 voxels the snap moves a position by 1e-4 voxels at most), the offset in voxels.

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from nibabel.nifti1 import Nifti1Pair
 from numpy.typing import NDArray
 
 from . import bundle as bundles
@@ -19,13 +20,14 @@ from . import engines, nifti, ops
 from .attenuation import hu_to_mu
 from .bundle import Bundle
 from .checks import check_pet
-from .planes import PLANES, Batch, batches
+from .planes import PLANES, Batch, Plane, batches
 from .preprocess import NetworkInput, network_input
 from .units import HU_AIR
 from .volume import Volume
 
 MAX_BATCH_PIXELS = 60_000  # of one engine call: larger batches are no faster on a CPU and cost memory
-FUSIONS = ("median", "mean", *PLANES)
+JOINT_FUSIONS = ("median", "mean")
+FUSIONS = (*JOINT_FUSIONS, *PLANES)
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -122,11 +124,11 @@ class Synthesizer:
             ct, uncertainty = _to_pet_grid(hu, spread, prepared, volume)
         return Synthesis(ct, uncertainty, self._report(volume, prepared, ct, clock))
 
-    def _planes(self) -> tuple[str, ...]:
-        return (self.fusion,) if self.fusion in PLANES else PLANES
+    def _planes(self) -> tuple[Plane, ...]:
+        return tuple(plane for plane in PLANES if self.fusion in (plane, *JOINT_FUSIONS))
 
     def _run_plane(
-        self, pet: NDArray[np.float32], plane: str, clock: _Clock, progress: Progress | None
+        self, pet: NDArray[np.float32], plane: Plane, clock: _Clock, progress: Progress | None
     ) -> NDArray[np.float32]:
         """One plane's prediction [z, y, x] in network units, from PET [C, z, y, x]."""
         predicted = np.empty(pet.shape[1:], np.float32)
@@ -222,7 +224,7 @@ def as_volume(source: Any) -> Volume:
     if isinstance(source, tuple) and len(source) == 2:
         return Volume(np.asarray(source[0]), np.asarray(source[1]))
     if hasattr(source, "dataobj"):
-        return nifti.from_nibabel(source)
+        return nifti.from_nibabel(cast(Nifti1Pair, source))
     raise ValueError(f"expected a path, a Volume, a nibabel image or (array, affine), got {type(source).__name__}")
 
 

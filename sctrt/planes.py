@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-PLANES = ("axial", "coronal", "sagittal")
+Plane = Literal["axial", "coronal", "sagittal"]
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 
 
-def slice_axis(plane: str) -> int:
+def slice_axis(plane: Plane) -> int:
     """The axis of [z, y, x] along which the slices of a plane follow each other."""
     return PLANES.index(plane)
 
@@ -17,20 +19,20 @@ def slice_axis(plane: str) -> int:
 class Batch:
     """Consecutive slices of one plane, padded to `height` x `width`."""
 
-    plane: str
+    plane: Plane
     start: int
     count: int
     height: int
     width: int
 
 
-def padded_size(shape: tuple[int, int, int], plane: str, multiple: int) -> tuple[int, int]:
+def padded_size(shape: tuple[int, int, int], plane: Plane, multiple: int) -> tuple[int, int]:
     """(height, width) of a plane's slices, rounded up to multiples of `multiple`."""
     height, width = (n for axis, n in enumerate(shape) if axis != slice_axis(plane))
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def batches(shape: tuple[int, int, int], plane: str, multiple: int, max_pixels: int) -> Iterator[Batch]:
+def batches(shape: tuple[int, int, int], plane: Plane, multiple: int, max_pixels: int) -> Iterator[Batch]:
     """Splits all slices of a plane into batches of at most `max_pixels` pixels (at least one slice).
 
     Args:

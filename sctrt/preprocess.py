@@ -129,13 +129,14 @@ def body_box(pet: NDArray[np.float32], reference: float, spacing: float) -> tupl
         )
     box = ndimage.find_objects(objects)[np.argmax(sizes)]
     margin = ceil(BOX_MARGIN_MM / spacing)
-    return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, pet.shape, strict=True))
+    z, y, x = (slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, pet.shape, strict=True))
+    return z, y, x
 
 
 def compress(ratio: NDArray[np.float32], exponent: float) -> NDArray[np.float32]:
     """PET relative to the body's median -> [-1, 1): 2 r^p / (1 + r^p) - 1."""
     power = np.maximum(ratio, 0) ** np.float32(exponent)
-    return 1 - 2 / (1 + power)
+    return (1 - 2 / (1 + power)).astype(np.float32)
 
 
 def network_input(pet: Volume, spacing: float, normaliser: Normaliser) -> NetworkInput:

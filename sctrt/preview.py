@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from .evaluation.metrics import LUNG_HU, body_mask
 from .files import replaced_when_whole
-from .planes import PLANES, slice_axis
+from .planes import PLANES, Plane, slice_axis
 from .preprocess import Grid, model_grid, to_grid
 from .units import HU_AIR
 from .volume import Volume
@@ -87,7 +87,7 @@ class _View:
     grid: Grid
     centre: tuple[int, int, int]
 
-    def plane(self, plane: str) -> Grid:
+    def plane(self, plane: Plane) -> Grid:
         """The one slice of a plane."""
         box = [slice(0, n) for n in self.grid.shape]
         axis = slice_axis(plane)
@@ -247,7 +247,7 @@ def _layout(view: _View, columns: int) -> tuple[Figure, NDArray, list[Axes]]:
     return figure, axes, bars
 
 
-def _draw_cut(axes: Axes, column: _Column, view: _View, plane: str) -> None:
+def _draw_cut(axes: Axes, column: _Column, view: _View, plane: Plane) -> None:
     """One image in LPS mm: left of the patient, back and head are right, right (sagittal) or below, and above."""
     axis = slice_axis(plane)
     down, across = (other for other in range(3) if other != axis)
@@ -286,7 +286,7 @@ def _draw_bar(figure: Figure, axes: Axes, place: Axes, unit: str) -> None:
     bar.outline.set_linewidth(0.4)
 
 
-def _mark_other_cuts(axes: Axes, view: _View, plane: str) -> None:
+def _mark_other_cuts(axes: Axes, view: _View, plane: Plane) -> None:
     """Thin lines where the other two cuts pass, short of the letters."""
     down, across = (other for other in range(3) if other != slice_axis(plane))
     style = {"color": MARK, "linewidth": 0.6, "linestyle": (0, (6, 6))}

@@ -166,6 +166,7 @@ def _write_files(model: VQAutoencoder, folder: Path, half_weights: bool) -> None
             store_weights_in_half(folder / name)
         state = {k: v.half() if _stored_in_half(k, v) else v for k, v in state.items()}
     save_file(state, folder / bundles.WEIGHTS)
+    (folder / bundles.WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
     np.save(folder / bundles.CODEBOOK, model.quantize.embedding.weight.detach().numpy().astype(np.float32))
 
 
@@ -189,6 +190,7 @@ def _export_onnx(part: nn.Module, sample: Tensor, input_name: str, output_name: 
             dynamic_shapes=({0: batch, 2: height, 3: width},),
             verbose=False,
         )
+    assert program is not None  # with dynamo=True it never is
     model = program.model_proto
     _strip_traces(model)
     onnx.save(model, path)

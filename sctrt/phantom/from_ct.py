@@ -93,7 +93,13 @@ def _resample_axis_aligned(
     smooth = ndimage.gaussian_filter(ct.array.astype(np.float32), sigma, mode="nearest")
     reverse = to_index[:3, :3][::-1, ::-1]
     hu = ndimage.affine_transform(
-        smooth, reverse, to_index[:3, 3][::-1], output_shape=(nz, nxy, nxy), order=1, mode="constant", cval=HU_AIR
+        smooth,
+        reverse,
+        offset=to_index[:3, 3][::-1],
+        output_shape=(nz, nxy, nxy),
+        order=1,
+        mode="constant",
+        cval=HU_AIR,
     )
     affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
     affine[:3, 3] = -voxel_mm * (np.array([nxy, nxy, nz]) - 1) / 2
@@ -178,5 +184,5 @@ def _paint_lesions(
         mask = np.clip(0.5 - (distance - 1) * semi_axes.min(), 0, 1) * (labels > 0)
         activity += mask * (suv - activity)
         labels[mask > 0.5] = Tissue.LESION
-        lesions.append(Lesion(site.name.lower(), radius, suv, tuple(int(i) for i in centre)))
+        lesions.append(Lesion(site.name.lower(), radius, suv, (int(centre[0]), int(centre[1]), int(centre[2]))))
     return tuple(lesions)

@@ -24,6 +24,10 @@ class CodebookFollower(nn.Module):
         decay: of the moving averages, a step.
     """
 
+    uses: Tensor  # [K] mean uses a step
+    sums: Tensor  # [K, D] mean sum of the latents that use a code
+    started: Tensor  # bool
+
     def __init__(self, codebook: Codebook, decay: float) -> None:
         super().__init__()
         self.decay = decay
@@ -53,7 +57,9 @@ class CodebookFollower(nn.Module):
 
     @torch.no_grad()
     def start(self, strategy: Strategy) -> None:
-        """k-means on the latents seen last."""
+        """k-means on the latents seen last; where none were seen, as just after a resumption, it stays bypassed."""
+        if not self._seen:
+            return
         latents = torch.cat(self._seen)
         self._seen.clear()
         self.codes.copy_(latents[torch.randint(len(latents), (len(self.codes),))])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..bundle import Architecture, Normaliser
 
@@ -14,8 +16,8 @@ class StageConfig(BaseModel):
 
     steps: int = Field(ge=0)
     learning_rate: float = Field(gt=0)
-    squared_error_steps: int = Field(0, ge=0)  # first squared, then absolute error
-    continuous_steps: int = Field(0, ge=0)  # before the codebook is started from the latents
+    squared_error_steps: int = Field(default=0, ge=0)  # first squared, then absolute error
+    continuous_steps: int = Field(default=0, ge=0)  # before the codebook is started from the latents
 
 
 class TrainingConfig(BaseModel):
@@ -27,20 +29,32 @@ class TrainingConfig(BaseModel):
         channels=32, blocks=1, groups=8, codes=2048, input_channels=7, output_channels=1
     )
     normaliser: Normaliser = Normaliser(scales=(0, 1, 2, 3, 4), position=True)
-    spacing_mm: float = Field(4.0, gt=0)
+    spacing_mm: float = Field(default=4.0, gt=0)
     autoencoder: StageConfig = StageConfig(
         steps=1500, learning_rate=8e-4, squared_error_steps=200, continuous_steps=800
     )
     encoder: StageConfig = StageConfig(steps=12000, learning_rate=8e-4)
     joint: StageConfig = StageConfig(steps=6000, learning_rate=4e-4)
-    micro_batches: int = Field(2, ge=1)  # a step, each of one case and one plane
-    pixels: int = Field(12000, ge=256)  # a micro-batch, about
-    warm_up_steps: int = Field(200, ge=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    average_decay: float = Field(0.998, ge=0, lt=1)  # of the running mean of the weights that is kept as the result
-    bone_weight: float = Field(2.5, gt=0)
-    air_weight: float = Field(0.3, gt=0)
-    commitment: float = Field(0.25, ge=0)
-    codebook_decay: float = Field(0.99, gt=0, lt=1)
+    micro_batches: int = Field(default=2, ge=1)  # a step, each of one case and one plane
+    pixels: int = Field(default=12000, ge=256)  # a micro-batch, about
+    warm_up_steps: int = Field(default=200, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    average_decay: float = Field(
+        default=0.998, ge=0, lt=1
+    )  # of the running mean of the weights that is kept as the result
+    bone_weight: float = Field(default=2.5, gt=0)
+    air_weight: float = Field(default=0.3, gt=0)
+    commitment: float = Field(default=0.25, ge=0)
+    codebook_decay: float = Field(default=0.99, gt=0, lt=1)
     seed: int = 0
-    precision: str = "bf16-mixed"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+
+    @model_validator(mode="after")
+    def _check_fit(self) -> Self:
+        inputs, outputs = self.architecture.input_channels, self.architecture.output_channels
+        if (inputs, outputs) != (self.normaliser.channels, 1):
+            raise ValueError(
+                f"expected an architecture of {self.normaliser.channels} input_channels, as the normaliser makes them, "
+                f"and 1 of output_channels, got {inputs} and {outputs}"
+            )
+        return self

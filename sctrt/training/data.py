@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .. import nifti
 from ..errors import VolumeError
-from ..planes import PLANES, slice_axis
+from ..planes import PLANES, Plane, slice_axis
 from ..preprocess import AIR_INPUT, network_input, to_grid
 from ..units import HU_AIR, hu_to_network
 from .config import TrainingConfig
@@ -58,7 +58,9 @@ def case_folders(cohort: Path) -> list[Path]:
     return folders
 
 
-def take_slices(case: Case, plane: str, index: NDArray[np.int64], rows: slice, multiple: int) -> tuple[Tensor, Tensor]:
+def take_slices(
+    case: Case, plane: Plane, index: NDArray[np.int64], rows: slice, multiple: int
+) -> tuple[Tensor, Tensor]:
     """Slices of one plane, padded with air at the end to multiples of `multiple`.
 
     Args:
@@ -72,7 +74,8 @@ def take_slices(case: Case, plane: str, index: NDArray[np.int64], rows: slice, m
     pet = np.moveaxis(np.take(pet, index, axis=axis + 1), axis + 1, 0)
     ct = np.moveaxis(np.take(ct, index, axis=axis), axis, 0)[:, None]
     pad = [(0, 0), (0, 0)] + [(0, -n % multiple) for n in ct.shape[2:]]
-    return tuple(torch.from_numpy(np.pad(a, pad, constant_values=AIR_INPUT)) for a in (pet, ct))
+    padded_pet, padded_ct = (torch.from_numpy(np.pad(a, pad, constant_values=AIR_INPUT)) for a in (pet, ct))
+    return padded_pet, padded_ct
 
 
 def scale_pet(pet: Tensor, gain: float, exponent: float) -> Tensor:
@@ -137,10 +140,15 @@ class CaseData(lightning.LightningDataModule):
         self.validation = [load_case(folder, config) for folder in validation]
 
     def train_dataloader(self) -> DataLoader:
-        seed = self.config.seed * 1000 + self.trainer.global_rank
+        seed = self.config.seed * 1000 + self._rank_of()[0]
         return DataLoader(RandomSlices(self.train, self.config, seed), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        every = VALIDATE_EVERY * self.trainer.world_size
-        first = every // 2 - VALIDATE_EVERY * self.trainer.global_rank
+        rank, processes = self._rank_of()
+        every = VALIDATE_EVERY * processes
+        first = (every // 2 - VALIDATE_EVERY * rank) % every
         return DataLoader(EverySlices(self.validation, self.config, first, every), batch_size=None)
+
+    def _rank_of(self) -> tuple[int, int]:
+        """This process's number, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

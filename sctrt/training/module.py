@@ -63,7 +63,8 @@ class Stage(lightning.LightningModule):
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """After every optimiser step: the running mean of the weights, with the codebook as it is."""
         decay = min(self.config.average_decay, (1 + self.global_step) / (10 + self.global_step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(current, 1 - decay)
         self.average.quantize.load_state_dict(self.model.quantize.state_dict())
 
     def on_validation_start(self) -> None:
@@ -121,6 +122,8 @@ class Autoencoder(Stage):
 
 class Encoder(Stage):
     """Stage 2: from the PET, the latents of the CT."""
+
+    latent_variance: Tensor
 
     def __init__(self, config: TrainingConfig, autoencoder: Autoencoder) -> None:
         super().__init__(config, config.encoder, _with_pet_encoder(config, autoencoder.average))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning
@@ -19,6 +23,12 @@ VALIDATE_EVERY_STEPS = 1500
 SAVE_EVERY_STEPS = 250
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
+EXPECTED_WARNINGS = (
+    r"Checkpoint directory .* exists and is not empty",  # the logger has made it, or the run is resumed
+    r"The dirpath has changed",  # the run's folder was moved
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning with PyTorch of its own day
+    r"The '\w+' does not have many workers",  # the cases are in memory
+)
 
 
 def train(
@@ -51,10 +61,10 @@ def train(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
     if processes > 1:
         torch.set_num_threads(1)
-    lightning.seed_everything(config.seed, verbose=False)
+    data = CaseData(case_folders(cohort), case_folders(validation), config)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "config.json", config.model_dump())
-    data = CaseData(case_folders(cohort), case_folders(validation), config)
+    lightning.seed_everything(config.seed, verbose=False)
     autoencoder = Autoencoder(config)
     _fit(autoencoder, data, output / "1-autoencoder", processes, resume)
     encoder = Encoder(config, autoencoder)
@@ -63,6 +73,17 @@ def train(
     return _fit(joint, data, output / "3-joint", processes, resume)
 
 
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice on what is meant here as it is."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+@_quiet_lightning()
 def _fit(stage: Stage, data: CaseData, output: Path, processes: int, resume: bool) -> Path:
     accumulate = stage.config.micro_batches // processes
     trainer = lightning.Trainer(
@@ -84,6 +105,6 @@ def _fit(stage: Stage, data: CaseData, output: Path, processes: int, resume: boo
     last = output / "last.ckpt"
     trainer.fit(stage, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and trainer.callback_metrics:  # none where a finished stage is resumed
         write_json(output / "metrics.json", {name: float(value) for name, value in trainer.callback_metrics.items()})
     return last

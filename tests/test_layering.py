@@ -1,0 +1,194 @@
+"""Dependencies run one way, heavy libraries stay in their place, and synthesis needs no torch."""
+
+import ast
+import graphlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "sctrt"
+
+# Part of the package -> what it may know. A new part takes its place here; `demo` and `cli` may know all.
+MAY_IMPORT = {
+    "errors": set(),
+    "units": set(),
+    "attenuation": set(),
+    "planes": set(),
+    "files": set(),
+    "ops": {"errors", "planes"},
+    "volume": {"errors"},
+    "nifti": {"errors", "volume", "files"},
+    "dicom": {"errors", "volume", "files"},
+    "checks": {"errors", "volume"},
+    "bundle": {"errors", "files"},
+    "preprocess": {"errors", "volume", "ops", "bundle"},
+    "model": {"errors", "units", "bundle", "preprocess", "files"},
+    "engines": {"errors", "bundle", "model"},
+    "pipeline": {
+        *("errors", "units", "attenuation", "planes", "volume", "nifti", "checks", "ops", "bundle", "preprocess"),
+        "engines",
+    },
+    "physics": {"errors", "volume", "attenuation"},
+    "phantom": {"errors", "volume"},
+    "cases": {"errors", "volume", "nifti", "files", "phantom", "physics"},
+    "evaluation": {"errors", "volume", "attenuation", "units", "files"},
+    "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
+    "training": {
+        *("errors", "units", "planes", "volume", "nifti", "files", "ops", "bundle", "preprocess", "model"),
+        *("cases", "phantom", "physics"),
+    },
+}
+TOP = {"demo", "cli", "__main__"}
+# Called where the lower part is used only by the upper one's caller: Volume.save writes a NIfTI file.
+MAY_IMPORT_LATE = {("volume", "nifti")}
+# The one part of `engines` that knows the network in PyTorch.
+ONLY_FROM = {("engines", "model"): "engines/torch.py"}
+
+# Library -> the files that may import it; a name that ends in / is a folder.
+HEAVY = {
+    "torch": ("model/", "training/", "physics/", "evaluation/", "engines/torch.py"),
+    "lightning": ("training/",),
+    "onnx": ("model/export.py",),
+    "onnxscript": ("model/export.py",),
+    "safetensors": ("model/",),
+    "openvino": ("engines/openvino.py",),
+    "onnxruntime": ("engines/onnxruntime.py",),
+    "tensorrt": ("engines/tensorrt.py",),
+    "tensorrt_rtx": ("engines/tensorrt.py",),
+    "cupy": (),
+    "pydicom": ("dicom.py", "dicom/"),
+    "matplotlib": ("preview.py",),
+    "typer": ("cli.py",),
+}
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def part_of(file):
+    return file.split("/")[0].removesuffix(".py")
+
+
+def imports(file):
+    """(dotted module, whether it is imported late) of each import; the package's own begin with `sctrt`."""
+    tree = ast.parse((PACKAGE / file).read_text())
+
+    def within(kind, condition=lambda node: True):
+        outer = (node for node in ast.walk(tree) if isinstance(node, kind) and condition(node))
+        return {id(inner) for node in outer for inner in ast.walk(node)}
+
+    functions = within(ast.FunctionDef | ast.AsyncFunctionDef)
+    type_checking = within(ast.If, lambda node: "TYPE_CHECKING" in ast.unparse(node.test))
+    here = ["sctrt", *file.split("/")[:-1]]
+    for node in ast.walk(tree):
+        if id(node) in type_checking:
+            continue
+        late = id(node) in functions
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module == "sctrt":  # from . import x: x is the module
+                yield from ((f"sctrt.{alias.name}", late) for alias in node.names)
+            else:
+                yield module, late
+
+
+def test_the_parser_sees_imports():
+    assert ("sctrt.bundle", False) in set(imports("pipeline.py"))
+    assert ("sctrt.nifti", True) in set(imports("volume.py"))
+    assert ("torch", False) in set(imports("engines/torch.py"))
+    assert ("sctrt.engines", False) in set(imports("engines/openvino.py"))
+
+
+def test_every_part_has_its_place():
+    parts = {part_of(file) for file in FILES} - {"__init__"} - TOP
+    assert parts <= MAY_IMPORT.keys(), f"say in MAY_IMPORT what {parts - MAY_IMPORT.keys()} may know"
+
+
+def test_the_allowed_dependencies_have_no_circle():
+    tuple(graphlib.TopologicalSorter(MAY_IMPORT).static_order())
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if part_of(file) not in {"__init__", *TOP}])
+def test_a_part_knows_only_what_it_may(file):
+    part = part_of(file)
+    for module, late in imports(file):
+        if not module.startswith("sctrt."):
+            continue
+        other = module.split(".")[1]
+        if other in (part, "_native") or (late and (part, other) in MAY_IMPORT_LATE):
+            continue
+        assert other in MAY_IMPORT[part], f"sctrt/{file} must not import sctrt.{other}"
+        assert ONLY_FROM.get((part, other), file) == file, f"sctrt/{file} must not import sctrt.{other}"
+
+
+def test_only_ops_knows_the_native_module():
+    users = {file for file in FILES for module, _ in imports(file) if module == "sctrt._native"}
+    assert users == {"ops.py"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_heavy_libraries_stay_in_their_place(file):
+    for module, _ in imports(file):
+        places = HEAVY.get(module.split(".")[0])
+        if places is not None:
+            allowed = any(file.startswith(place) if place.endswith("/") else file == place for place in places)
+            assert allowed, f"sctrt/{file} must not import {module}"
+
+
+BLOCKED = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+TRAINING_LIBRARIES = {"torch", "lightning", "pytorch_lightning", "onnx", "onnxscript", "safetensors", "diffusers"}
+
+
+def run_blocked(script, blocked=TRAINING_LIBRARIES, *arguments):
+    """Runs a script in a Python that cannot import some libraries; returns its last line as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BLOCKED.format(blocked=sorted(blocked)) + script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_synthesis_runs_without_torch(tiny_bundle, nac_body, tmp_path):
+    nac_body.pet().save(tmp_path / "pet.nii.gz")
+    script = """
+import json
+import sctrt
+result = sctrt.synthesize(sys.argv[1], model=sys.argv[2])
+result.ct.save(sys.argv[3])
+result.mu_map().save(sys.argv[4])
+loaded = sorted({name.split(".")[0] for name in sys.modules})
+print(json.dumps([result.report["runtime"]["name"], loaded]))
+"""
+    paths = tmp_path / "pet.nii.gz", tiny_bundle.path, tmp_path / "ct.nii.gz", tmp_path / "mu.nii.gz"
+    runtime, loaded = run_blocked(script, TRAINING_LIBRARIES, *paths)
+    assert runtime == "openvino"
+    assert not TRAINING_LIBRARIES & set(loaded)
+    assert (tmp_path / "ct.nii.gz").is_file() and (tmp_path / "mu.nii.gz").is_file()
+
+
+def test_import_loads_no_runtime_and_nothing_heavy():
+    script = """
+import json
+import sctrt
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+    loaded = set(run_blocked(script, TRAINING_LIBRARIES | {"openvino", "onnxruntime", "matplotlib", "typer"}))
+    assert loaded & HEAVY.keys() <= {"pydicom"}  # which nibabel imports where it is installed

@@ -1,0 +1,457 @@
+"""Training: slices as inference will cut them, a codebook that follows, and runs that learn, resume and repeat."""
+
+import json
+import math
+import shutil
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sctrt import Synthesizer, Volume, VolumeError, bundle, ops
+from sctrt.bundle import Architecture, Normaliser
+from sctrt.planes import PLANES, padded_size, slice_axis
+from sctrt.preprocess import AIR_INPUT, compress, network_input
+from sctrt.units import HU_MAX, HU_MIN, hu_to_network, network_to_hu
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+
+from sctrt.model import export  # noqa: E402
+from sctrt.model.autoencoder import Codebook  # noqa: E402
+from sctrt.training import train as training  # noqa: E402
+from sctrt.training.codebook import CodebookFollower  # noqa: E402
+from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
+from sctrt.training.data import (  # noqa: E402
+    EverySlices,
+    RandomSlices,
+    case_folders,
+    load_case,
+    scale_pet,
+    take_slices,
+)
+from sctrt.training.module import tissue_weight, warm_up_and_cosine  # noqa: E402
+
+TINY = TrainingConfig(
+    architecture=Architecture(channels=8, blocks=1, groups=4, codes=32, input_channels=4, output_channels=1),
+    normaliser=Normaliser(scales=(0, 1), position=True),
+    autoencoder=StageConfig(steps=24, learning_rate=3e-3, continuous_steps=8, squared_error_steps=4),
+    encoder=StageConfig(steps=16, learning_rate=3e-3),
+    joint=StageConfig(steps=10, learning_rate=1e-3),
+    pixels=2000,
+    warm_up_steps=4,
+    average_decay=0.8,
+    codebook_decay=0.9,
+    precision="32-true",
+    seed=3,
+)
+STAGES = ["1-autoencoder", "2-encoder", "3-joint"]
+
+
+def stage(config, name, **changes):
+    return config.model_copy(update={name: getattr(config, name).model_copy(update=changes)})
+
+
+@pytest.fixture(scope="module")
+def cohort(nac_body, tmp_path_factory):
+    """Two case folders to train on, and one to validate."""
+    folder = tmp_path_factory.mktemp("cohort")
+    for name, shape in (("train/a", (40, 40, 40)), ("train/b", (37, 41, 39)), ("val/c", (40, 36, 40))):
+        (folder / name).mkdir(parents=True)
+        pet = nac_body.pet(shape)
+        pet.save(folder / name / "nac.nii.gz")
+        nac_body.ct(pet).save(folder / name / "ct.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def case(cohort):
+    return load_case(cohort / "train" / "b", TINY)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# Units and slices
+
+
+@given(st.floats(-3000, 5000))
+def test_network_units_are_hu_between_limits(hu):
+    value = hu_to_network(np.float64(hu))
+    assert -1 <= value <= 1
+    assert network_to_hu(value) == pytest.approx(min(max(hu, HU_MIN), HU_MAX), abs=1e-9)
+    assert hu_to_network(np.float32([HU_MIN, HU_MAX])).dtype == np.float32
+    torch.testing.assert_close(hu_to_network(torch.tensor([hu])), torch.tensor([float(value)]))
+
+
+def test_a_case_is_what_the_network_will_see(case, cohort, nac_body):
+    pet = nac_body.pet((37, 41, 39))
+    prepared = network_input(pet, 4.0, TINY.normaliser)
+    np.testing.assert_allclose(case.pet, prepared.channels, atol=1e-5)
+    assert case.ct.shape == case.pet.shape[1:] and case.ct.dtype == case.pet.dtype == np.float32
+    assert case.ct.min() == pytest.approx(float(hu_to_network(np.float32(-1000))))
+    assert set(np.unique(network_to_hu(case.ct)).round().tolist()) == {-1000.0, -750.0, 40.0, 400.0}
+
+
+def test_a_cohort_is_its_whole_folders(cohort, tmp_path):
+    assert [folder.name for folder in case_folders(cohort / "train")] == ["a", "b"]
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "nac.nii.gz").write_bytes(b"")
+    with pytest.raises(VolumeError, match=r"expected case folders with nac\.nii\.gz and ct\.nii\.gz in .*found none"):
+        case_folders(tmp_path)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("multiple", [1, 4, 8])
+def test_slices_are_those_of_the_kernel(case, plane, multiple):
+    size = case.ct.shape
+    height, width = padded_size(size, plane, multiple)
+    index = np.arange(3, 8)
+    pet, ct = take_slices(case, plane, index, slice(None), multiple)
+    arguments = {"height": height, "width": width, "fill": AIR_INPUT}
+    np.testing.assert_array_equal(pet, ops.extract_planes(case.pet, plane, 3, 5, **arguments))
+    np.testing.assert_array_equal(ct, ops.extract_planes(case.ct, plane, 3, 5, **arguments))
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_window_shortens_z(case, plane):
+    rows = slice(5, 21)
+    pet, ct = take_slices(case, plane, np.array([7, 2]), rows, 4)
+    whole, _ = take_slices(case, plane, np.array([7, 2]), slice(None), 4)
+    assert pet.shape[2:] == ct.shape[2:]
+    if plane == "axial":
+        assert torch.equal(pet, whole)
+    else:
+        assert pet.shape[2] == 16
+        assert torch.equal(pet, whole[:, :, rows])
+
+
+def test_random_slices_are_slices_of_the_cases(cohort):
+    cases = [load_case(folder, TINY) for folder in case_folders(cohort / "train")]
+    kept = [(c.pet.copy(), c.ct.copy()) for c in cases]
+    stream = iter(RandomSlices(cases, TINY, seed=1))
+    again = iter(RandomSlices(cases, TINY, seed=1))
+    heights = set()
+    for _ in range(40):
+        pet, ct = next(stream)
+        pet_again, ct_again = next(again)
+        assert torch.equal(pet, pet_again) and torch.equal(ct, ct_again)
+        assert pet.shape[0] == ct.shape[0] and pet.shape[2:] == ct.shape[2:] and pet.shape[1] == 4
+        assert all(n % 4 == 0 for n in ct.shape[2:])
+        assert 0.3 * TINY.pixels < len(ct) * ct[0, 0].numel() < 2 * TINY.pixels
+        assert pet.dtype == ct.dtype == torch.float32 and pet.min() >= -1 and pet.max() <= 1
+        heights.add(tuple(ct.shape[2:]))
+    assert len(heights) >= 3
+    for c, (pet, ct) in zip(cases, kept, strict=True):
+        np.testing.assert_array_equal(c.pet, pet)
+        np.testing.assert_array_equal(c.ct, ct)
+    other = next(iter(RandomSlices(cases, TINY, seed=2)))[0]
+    first = next(iter(RandomSlices(cases, TINY, seed=1)))[0]
+    assert other.shape != first.shape or not torch.equal(other, first)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
+def test_the_processes_share_the_validation_slices(processes):
+    shares = [validation_slices(rank, processes) for rank in range(processes)]
+    index = sorted(i for every, first in shares for i in range(first, 100, every))
+    assert 0 <= index[0] < 8 and index == list(range(index[0], 100, 8))
+
+
+def test_every_nth_slice_of_each_plane_is_taken(case):
+    slices = EverySlices([case, case], TINY, first=2, every=9)
+    expected = [
+        take_slices(case, plane, np.array([i]), slice(None), 4)
+        for _ in range(2)
+        for plane in PLANES
+        for i in range(2, case.ct.shape[slice_axis(plane)], 9)
+    ]
+    for taken, wanted in zip(slices, expected, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(taken, wanted, strict=True))
+
+
+def validation_slices(rank, processes):
+    """(every, first) of the validation data of one process."""
+
+    class Trainer:
+        global_rank, world_size = rank, processes
+
+    data = training.CaseData([], [], TINY)
+    data.trainer = Trainer()
+    slices = data.val_dataloader().dataset
+    return slices.every, slices.first
+
+
+# The gain of the PET
+
+
+@settings(max_examples=50)
+@given(gain=st.floats(0.5, 2), exponent=st.sampled_from([1.0, 2.0, 3.0]))
+def test_scaling_the_input_is_scaling_the_pet(gain, exponent):
+    ratio = np.linspace(0, 20, 200, dtype=np.float32)
+    scaled = scale_pet(torch.from_numpy(compress(ratio, exponent)), gain, exponent)
+    np.testing.assert_allclose(scaled, compress(ratio * np.float32(gain), exponent), atol=2e-5)
+
+
+def test_a_gain_of_one_changes_nothing(case):
+    pet = torch.from_numpy(case.pet[:2])
+    torch.testing.assert_close(scale_pet(pet, 1.0, 2.0), pet, rtol=0, atol=1e-5)
+    extremes = torch.tensor([-1.0, 1.0])
+    assert torch.isfinite(scale_pet(extremes, 1.3, 2.0)).all()
+    assert scale_pet(extremes, 1.3, 2.0)[0] == -1
+
+
+# The codebook, the weights and the learning rate
+
+
+class OneProcess:
+    """Lightning's strategy where there is one process."""
+
+    def reduce(self, tensor, reduce_op):
+        return tensor
+
+    def broadcast(self, tensor):
+        return tensor
+
+
+def test_the_codebook_is_bypassed_then_started_and_follows():
+    torch.manual_seed(0)
+    centres = torch.tensor([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0], [-5.0, -5.0, 0.0]])
+
+    def latents(shift=0.0):
+        chosen = centres[torch.randint(4, (2 * 8 * 8,))] + 0.01 * torch.randn(128, 3) + shift
+        return chosen.view(2, 8, 8, 3).permute(0, 3, 1, 2).clone().requires_grad_(True)
+
+    book = Codebook(8, 3)
+    book.requires_grad_(False)
+    follower = CodebookFollower(book, decay=0.5)
+    assert not list(follower.parameters())
+    z = latents()
+    bypassed, commitment = follower(z, OneProcess())
+    assert bypassed is z and commitment == 0 and not follower.started
+    follower.start(OneProcess())
+    assert follower.started
+    nearest = torch.cdist(centres, book.embedding.weight).min(dim=1).values
+    assert nearest.max() < 0.1  # k-means found the four clusters
+    z = latents()
+    quantised, commitment = follower(z, OneProcess())
+    codes = {tuple(row) for row in book.embedding.weight.tolist()}
+    assert commitment < 0.1 and commitment.requires_grad
+    assert (quantised - z).abs().max() < 0.2 and len(codes) == 8
+    (gradient,) = torch.autograd.grad(quantised.sum(), z)
+    assert torch.equal(gradient, torch.ones_like(z))  # straight through
+    for _ in range(40):
+        follower(latents(shift=1.0), OneProcess())
+    nearest = torch.cdist(centres + 1.0, book.embedding.weight).min(dim=1).values
+    assert nearest.max() < 0.1  # the codes went after the latents
+    assert (follower.uses > 0).all() and torch.isfinite(follower.codes).all()
+
+
+def test_bone_counts_more_and_air_less():
+    ct = torch.from_numpy(hu_to_network(np.float32([-1000, -800, 0, 140, 500]))).view(1, 1, 1, 5)
+    torch.testing.assert_close(tissue_weight(ct, TINY).flatten(), torch.tensor([0.3, 1.0, 1.0, 1.0, 2.5]))
+
+
+def test_the_learning_rate_rises_then_falls():
+    factor = warm_up_and_cosine(10, 100)
+    values = [factor(step) for step in range(101)]
+    assert values[0] == pytest.approx(0.1) and max(values) == values[9] > 0.95
+    assert all(a >= b for a, b in pairwise(values[9:])) and values[100] == pytest.approx(0.02)
+    assert all(math.isfinite(warm_up_and_cosine(w, n)(s)) for w in (0, 1) for n in (0, 1) for s in (0, 1, 5))
+
+
+# Whole runs
+
+
+def run(config, cohort, output, **options):
+    return training.train(config, cohort / "train", cohort / "val", output, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(cohort, tmp_path_factory):
+    """A whole run of three stages; its folder."""
+    output = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "VALIDATE_EVERY_STEPS", 8)
+        patch.setattr(training, "SAVE_EVERY_STEPS", 6)
+        last = run(TINY, cohort, output)
+    assert last == output / "3-joint" / "last.ckpt"
+    return output
+
+
+def checkpoint(output, name):
+    return torch.load(output / name / "last.ckpt", map_location="cpu", weights_only=True)
+
+
+def test_every_stage_leaves_its_files(finished):
+    assert sorted(path.name for path in finished.iterdir()) == [*STAGES, "config.json"]
+    assert TrainingConfig.model_validate_json((finished / "config.json").read_text()) == TINY
+    for name, steps in zip(STAGES, (24, 16, 10), strict=True):
+        assert checkpoint(finished, name)["global_step"] == steps
+        metrics = json.loads((finished / name / "metrics.json").read_text())
+        assert {"train/loss", "val/mae_body", "val/mae_lung", "val/dice_bone", "val/codes"} <= metrics.keys()
+        assert all(math.isfinite(value) for value in metrics.values())
+        assert metrics["val/codes"] <= 32
+
+
+def test_the_codebook_was_started_and_used(finished):
+    state = checkpoint(finished, "1-autoencoder")["state_dict"]
+    assert state["follower.started"]
+    codes = state["model.quantize.embedding.weight"]
+    assert codes.std() > 2 / 32  # k-means has replaced the uniform start in +-1/32
+    torch.testing.assert_close(codes, state["average.quantize.embedding.weight"], rtol=0, atol=0.05)
+    torch.testing.assert_close(codes, state["follower.sums"] / state["follower.uses"][:, None])
+
+
+def test_the_second_stage_trains_the_encoder_alone(finished):
+    before = checkpoint(finished, "1-autoencoder")["state_dict"]
+    after = checkpoint(finished, "2-encoder")["state_dict"]
+    for name, value in before.items():
+        if name.startswith(("average.decoder.", "average.post_quant_conv.")):
+            torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
+            assert torch.equal(after[name.replace("average", "model")], value)
+        if name.startswith("average."):
+            assert torch.equal(after[name.replace("average", "teacher")], value)
+    assert not torch.equal(
+        after["average.encoder.mid.block_1.conv1.weight"], before["average.encoder.mid.block_1.conv1.weight"]
+    )
+    assert after["average.encoder.conv_in.weight"].shape[1] == 4
+
+
+def test_the_third_stage_trains_everything(finished):
+    before = checkpoint(finished, "2-encoder")["state_dict"]
+    after = checkpoint(finished, "3-joint")["state_dict"]
+    for part in ("encoder.conv_in.weight", "decoder.conv_out.weight", "quant_conv.weight", "quantize.embedding.weight"):
+        assert not torch.equal(after[f"average.{part}"], before[f"average.{part}"])
+
+
+def test_equal_seeds_give_equal_runs(finished, cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "VALIDATE_EVERY_STEPS", 8)
+    run(TINY, cohort, tmp_path)
+    for name in STAGES:
+        one, other = (checkpoint(output, name)["state_dict"] for output in (finished, tmp_path))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_another_seed_gives_another_run(finished, cohort, tmp_path):
+    short = stage(stage(stage(TINY, "autoencoder", steps=1), "encoder", steps=0), "joint", steps=0)
+    run(short.model_copy(update={"seed": 4}), cohort, tmp_path)
+    one, other = (checkpoint(output, STAGES[0])["state_dict"] for output in (finished, tmp_path))
+    assert not torch.equal(one["model.encoder.conv_in.weight"], other["model.encoder.conv_in.weight"])
+
+
+def test_a_run_that_was_cut_off_goes_on(cohort, tmp_path, monkeypatch):
+    """Cut off as the codebook is about to be started, the hardest moment."""
+    monkeypatch.setattr(training, "SAVE_EVERY_STEPS", 4)
+    fit = training._fit
+
+    def cut_off(trained, data, output, processes, resume):
+        if "1-" not in output.name:
+            raise KeyboardInterrupt
+        steps = trained.stage.model_copy(update={"steps": 8})
+        trained.stage = steps
+        fit(trained, data, output, processes, resume)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_fit", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run(TINY, cohort, tmp_path)
+    monkeypatch.setattr(training, "_fit", fit)
+    assert checkpoint(tmp_path, STAGES[0])["global_step"] == 8
+    assert not checkpoint(tmp_path, STAGES[0])["state_dict"]["follower.started"]
+    run(TINY, cohort, tmp_path, resume=True)
+    for name, steps in zip(STAGES, (24, 16, 10), strict=True):
+        assert checkpoint(tmp_path, name)["global_step"] == steps
+    assert checkpoint(tmp_path, STAGES[0])["state_dict"]["follower.started"]
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, cohort, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY_STEPS", 6)
+    output = shutil.copytree(finished, tmp_path / "run")
+    run(TINY, cohort, output, resume=True)
+    for name in STAGES:
+        one, other = (checkpoint(folder, name)["state_dict"] for folder in (finished, output))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert json.loads((output / name / "metrics.json").read_text()) == json.loads(
+            (finished / name / "metrics.json").read_text()
+        )
+
+
+def test_a_network_learns_one_case(cohort, tmp_path):
+    """CT -> CT and PET -> CT on the case that it was trained on: far better than it began."""
+    one = tmp_path / "cohort" / "a"
+    one.parent.mkdir()
+    one.symlink_to(cohort / "train" / "a")
+    config = stage(
+        stage(stage(TINY, "autoencoder", steps=50, continuous_steps=20), "encoder", steps=50), "joint", steps=20
+    )
+    before = stage(stage(stage(TINY, "autoencoder", steps=1), "encoder", steps=0), "joint", steps=0)
+    errors = []
+    for recipe, name in ((before, "before"), (config, "after")):
+        training.train(recipe, one.parent, cohort / "val", tmp_path / name)
+        recipe_json = json.loads((tmp_path / name / "config.json").read_text())
+        model, _ = export.load_trained(tmp_path / name / STAGES[2] / "last.ckpt", recipe_json)
+        case = load_case(one, TINY)
+        pet, ct = take_slices(case, "axial", np.arange(0, len(case.ct), 3), slice(None), 4)
+        with torch.inference_mode():
+            errors.append(float((network_to_hu(model.eval()(pet)) - network_to_hu(ct)).abs().mean()))
+    print(errors)
+    assert errors[1] < 0.4 * errors[0] and errors[1] < 250
+
+
+@pytest.mark.parametrize("left_out", [("autoencoder", "encoder"), ("encoder",), ("joint",)])
+def test_a_stage_of_no_steps_is_left_out(cohort, tmp_path, left_out):
+    config = stage(stage(TINY, "autoencoder", steps=3, continuous_steps=1), "encoder", steps=2)
+    config = stage(config, "joint", steps=3, continuous_steps=1)
+    for name in left_out:
+        config = stage(config, name, steps=0)
+    last = run(config, cohort, tmp_path)
+    assert checkpoint(tmp_path, STAGES[2])["global_step"] == config.joint.steps
+    assert last.is_file()
+
+
+def test_a_codebook_that_was_never_started_does_not_stop_the_second_stage(cohort, tmp_path):
+    config = stage(stage(TINY, "autoencoder", steps=3, continuous_steps=100), "encoder", steps=3)
+    run(stage(config, "joint", steps=3), cohort, tmp_path)
+
+
+def test_processes_must_divide_the_micro_batches(cohort, tmp_path):
+    with pytest.raises(ValueError, match="processes that divide 2 micro-batches, got 3"):
+        run(TINY, cohort, tmp_path / "run", processes=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_cohort_is_refused_before_anything_is_written(cohort, tmp_path):
+    with pytest.raises(VolumeError, match="found none"):
+        training.train(TINY, tmp_path, cohort / "val", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_channels_that_do_not_fit_the_normaliser_are_refused():
+    with pytest.raises(ValueError, match="input_channels"):
+        TrainingConfig(normaliser=Normaliser(scales=(0, 1)))
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(ValueError, match="learning_rat"):
+        TrainingConfig.model_validate({"learning_rat": 1})
+
+
+# The result
+
+
+def test_a_trained_network_becomes_a_bundle_that_synthesises(finished, nac_body, tmp_path):
+    made = export.export_checkpoint(finished / STAGES[2] / "last.ckpt", tmp_path / "m.sctrt", half_weights=True)
+    assert made.manifest.normaliser == TINY.normaliser and made.manifest.spacing_mm == 4.0
+    assert made.manifest.training["config"]["steps_done"] == 10
+    state = checkpoint(finished, STAGES[2])["state_dict"]
+    np.testing.assert_array_equal(made.codebook(), state["average.quantize.embedding.weight"].numpy())
+    pet = nac_body.pet()
+    result = Synthesizer(bundle.load(tmp_path / "m.sctrt").path)(Volume(pet.array, pet.affine))
+    assert result.ct.shape == pet.shape and np.isfinite(result.ct.array).all()
