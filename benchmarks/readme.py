@@ -63,7 +63,9 @@ def main(
         pattern = rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)"
         old = path.read_text()
         new = re.sub(pattern, lambda m, table=table: f"{m[1]}{table}{m[2]}", old, flags=re.DOTALL)
-        if check and new != old:
+        if new == old:
+            continue
+        if check:
             raise SystemExit(f"{document}: {name} is not what benchmarks/results says; run python benchmarks/readme.py")
         path.write_text(new)
 

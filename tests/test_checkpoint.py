@@ -229,5 +229,5 @@ def test_weights_that_do_not_fit_the_manifest_are_refused(bundle_copy, damage):
         path.write_bytes(b"weights")
     manifest = bundles.Manifest.model_validate_json((bundle_copy / bundles.MANIFEST).read_bytes())
     bundles.write_manifest(bundle_copy, manifest)
-    with pytest.raises(BundleError, match="weights of"):
+    with pytest.raises(BundleError, match=r"weights\.safetensors"):
         load_bundle_weights(bundles.load(bundle_copy))

@@ -243,6 +243,88 @@ def test_the_exporter_is_quiet(tmp_path, capsys):
     assert said == [] and captured.out == captured.err == ""
 
 
+# From a checkpoint file
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A CompVis checkpoint of a small network with 32 groups, as published ones have them."""
+    from sctrt.bundle import Architecture
+    from sctrt.model.autoencoder import VQAutoencoder
+
+    model = VQAutoencoder(Architecture(channels=32, multipliers=(1, 2), blocks=1, codes=16))
+    path = tmp_path / "published" / "vq" / "model.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"state_dict": model.state_dict()}, path)
+    return path
+
+
+def test_a_published_checkpoint_becomes_a_bundle(published, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(export, "export_bundle", lambda model, path, **options: seen.append((model, path, options)))
+    (published.parents[1] / "config.json").write_text('{"_class_name": "VQModel"}')  # of another tool
+    (published.parent / "config.json").write_text("not JSON")
+    export.export_checkpoint(published, tmp_path / "m.sctrt", half_weights=True, provenance={"note": 1})
+    ((model, path, options),) = seen
+    assert path == tmp_path / "m.sctrt" and model.architecture.channels == 32
+    assert options["normaliser"] == Normaliser() and options["half_weights"]
+    assert options["training"]["imported_from"] == "model.ckpt" and options["training"]["note"] == 1
+    assert options["training"]["checkpoint_sha256"] == bundles.sha256(published)
+
+
+def test_a_checkpoint_of_another_network_is_refused(published, tmp_path):
+    content = torch.load(published, weights_only=True)
+    content["state_dict"]["encoder.down.1.attn.0.q.weight"] = torch.zeros(64, 64, 1, 1)  # such as vq-f8 has
+    torch.save(content, published)
+    with pytest.raises(BundleError, match=r"model\.ckpt .*attn"):
+        export.export_checkpoint(published, tmp_path / "m.sctrt")
+
+
+@pytest.fixture
+def trained(tmp_path, scales_model):
+    """A stage's checkpoint of a training run, its recipe in the folder above."""
+    recipe = {
+        "architecture": scales_model.architecture.model_dump(),
+        "normaliser": Normaliser(scales=(0, 1, 2)).model_dump(),
+        "spacing_mm": 3.0,
+    }
+    folder = tmp_path / "run" / "3-joint"
+    folder.mkdir(parents=True)
+    (folder.parent / "config.json").write_text(json.dumps(recipe))
+    state = {f"average.{name}": value for name, value in scales_model.state_dict().items()}
+    state |= {f"model.{name}": torch.zeros_like(value) for name, value in scales_model.state_dict().items()}
+    torch.save({"state_dict": state, "global_step": 77}, folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def test_the_averaged_weights_of_a_run_become_a_bundle(quick, trained, scales_model, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(export, "export_bundle", lambda model, path, **options: seen.append((model, options)))
+    export.export_checkpoint(trained, tmp_path / "m.sctrt")
+    ((model, options),) = seen
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in scales_model.state_dict().items())
+    assert options["spacing_mm"] == 3.0 and options["normaliser"].scales == (0, 1, 2)
+    assert options["training"]["config"]["steps_done"] == 77
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another network", "recipe", "not JSON"])
+def test_a_damaged_run_is_refused(trained, tmp_path, damage):
+    config = trained.parents[1] / "config.json"
+    if damage == "truncated":
+        trained.write_bytes(trained.read_bytes()[:1000])
+    elif damage == "another network":  # such as the first stage's, whose encoder sees the CT
+        recipe = json.loads(config.read_text())
+        config.write_text(json.dumps({**recipe, "architecture": {**recipe["architecture"], "input_channels": 1}}))
+    elif damage == "recipe":
+        recipe = json.loads(config.read_text())
+        config.write_text(json.dumps({**recipe, "architecture": {"channels": "many"}}))
+    else:
+        config.write_text("{")
+    with pytest.raises(BundleError, match=r"last\.ckpt"):
+        export.export_checkpoint(trained, tmp_path / "m.sctrt")
+    assert not (tmp_path / "m.sctrt").exists()
+
+
 def test_the_manifest_is_plain_json(bundle):
     content = json.loads((bundle.path / "manifest.json").read_text())
     assert content["format_version"] == 1 and content["normaliser"]["kind"] == "otsu-median"

@@ -401,7 +401,6 @@ def test_a_network_learns_one_case(cohort, tmp_path):
         pet, ct = take_slices(case, "axial", np.arange(0, len(case.ct), 3), slice(None), 4)
         with torch.inference_mode():
             errors.append(float((network_to_hu(model.eval()(pet)) - network_to_hu(ct)).abs().mean()))
-    print(errors)
     assert errors[1] < 0.4 * errors[0] and errors[1] < 250
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,6 +32,7 @@ DIFFUSERS_TO_COMPVIS = (
 TRAINING_PREFIXES = ("loss.", "model_ema.")  # of CompVis checkpoints: not part of the autoencoder
 # Checkpoints of PyTorch Lightning before 1.5, CompVis's among them, name this class, which has no part in the weights.
 LIGHTNING_CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+MAX_MESSAGE = 400  # characters: PyTorch lists every name
 
 
 class _Unused:
@@ -49,13 +49,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         BundleError: not readable as tensors alone (nothing else is ever unpickled), or no autoencoder.
     """
     path = Path(path)
-    try:
-        content = _read_tensors(path)
-    except Exception as error:  # pickle, torch, zipfile and safetensors share no class of errors
-        raise BundleError(
-            f"{path} cannot be read as a checkpoint that holds tensors alone: {error}; "
-            "save the model's state_dict with torch.save or safetensors and pass that"
-        ) from error
+    content = read_tensors(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise BundleError(f"{path} holds no state dict of an autoencoder, but {type(state).__name__}")
@@ -67,11 +61,36 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def _read_tensors(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    with torch.serialization.safe_globals([(_Unused, LIGHTNING_CALLBACK)]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+def read_tensors(path: Path) -> Any:
+    """The content of a file that holds tensors, numbers and text alone; nothing else is unpickled.
+
+    Raises:
+        BundleError: missing, damaged, or there is more in it.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([(_Unused, LIGHTNING_CALLBACK)]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, torch, zipfile and safetensors share no class of errors
+        raise BundleError(
+            f"{path} cannot be read as a checkpoint that holds tensors alone: {error}; "
+            "save the model's state_dict with torch.save or safetensors and pass that"
+        ) from error
+
+
+def load_strictly(model: VQAutoencoder, state: dict[str, Tensor], source: Path) -> VQAutoencoder:
+    """Gives the model all weights of `state`, no more and no less; returns it.
+
+    Raises:
+        BundleError: names or shapes differ.
+    """
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        names = " ".join(str(error).split())[:MAX_MESSAGE]
+        raise BundleError(f"the weights of {source} do not fit their network: {names}") from error
+    return model
 
 
 def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,9 +167,5 @@ def fold_grey(model: VQAutoencoder, *, inputs: bool = True) -> VQAutoencoder:
 
 def load_bundle_weights(bundle: Bundle) -> VQAutoencoder:
     """The bundle's network in PyTorch, fp32."""
-    model = VQAutoencoder(bundle.manifest.architecture)
-    try:
-        model.load_state_dict({name: value.float() for name, value in load_file(bundle.weights).items()}, strict=True)
-    except (RuntimeError, SafetensorError) as error:
-        raise BundleError(f"the weights of {bundle.path} do not fit its manifest: {error}") from error
-    return model
+    state = {name: value.float() for name, value in read_tensors(bundle.weights).items()}
+    return load_strictly(VQAutoencoder(bundle.manifest.architecture), state, bundle.weights)

@@ -25,7 +25,7 @@ from ..errors import BundleError
 from ..preprocess import AIR_INPUT
 from ..units import HU_MAX, HU_MIN
 from .autoencoder import VQAutoencoder
-from .checkpoint import architecture_of, fold_grey, read_checkpoint
+from .checkpoint import architecture_of, fold_grey, load_strictly, read_checkpoint, read_tensors
 
 OPSET = 21  # 23 and later emit Attention, which TensorRT-RTX cannot build at head dimension 512
 SAMPLE_SIDE = 32  # latents; only traced
@@ -248,15 +248,14 @@ def export_checkpoint(
     Raises:
         BundleError: not readable, or no autoencoder.
     """
-    config = checkpoint.absolute().parents[1] / "config.json"
-    if config.is_file():
-        model, recipe = load_trained(checkpoint, json.loads(config.read_text()))
+    recipe = _recipe_of(checkpoint)
+    if recipe is not None:
+        model, recipe = load_trained(checkpoint, recipe)
         training = {"config": recipe, "checkpoint_sha256": bundles.sha256(checkpoint)}
         normaliser, spacing_mm = Normaliser.model_validate(recipe["normaliser"]), recipe["spacing_mm"]
     else:
         state = read_checkpoint(checkpoint)
-        model = VQAutoencoder(architecture_of(state))
-        model.load_state_dict(state, strict=True)
+        model = load_strictly(VQAutoencoder(architecture_of(state)), state, checkpoint)
         training = {"imported_from": checkpoint.name, "checkpoint_sha256": bundles.sha256(checkpoint)}
         normaliser = Normaliser()
     return export_bundle(
@@ -269,11 +268,29 @@ def export_checkpoint(
     )
 
 
+def _recipe_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The recipe of the training run that a checkpoint belongs to; None where it belongs to none."""
+    try:
+        recipe = json.loads((checkpoint.absolute().parent.parent / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return (
+        recipe if isinstance(recipe, dict) and recipe.keys() >= {"architecture", "normaliser", "spacing_mm"} else None
+    )
+
+
 def load_trained(checkpoint: Path, recipe: dict[str, Any]) -> tuple[VQAutoencoder, dict[str, Any]]:
-    """The averaged network of a training run, and its recipe with the step that it has reached."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    """The averaged network of a training run, and its recipe with the step that it has reached.
+
+    Raises:
+        BundleError: the checkpoint is unreadable, or it and the recipe are not of one network.
+    """
+    content = read_tensors(checkpoint)
     prefix = "average."
-    state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-    model = VQAutoencoder(Architecture.model_validate(recipe["architecture"]))
-    model.load_state_dict(state, strict=True)
-    return model, {**recipe, "steps_done": content["global_step"]}
+    try:
+        state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+        model = VQAutoencoder(Architecture.model_validate(recipe["architecture"]))
+        recipe = {**recipe, "steps_done": content["global_step"]}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BundleError(f"{checkpoint} and its config.json are not of a training run: {error!r}") from error
+    return load_strictly(model, state, checkpoint), recipe

@@ -104,7 +104,7 @@ def _fit(stage: Stage, data: CaseData, output: Path, processes: int, resume: boo
     )
     last = output / "last.ckpt"
     trainer.fit(stage, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
-    trainer.save_checkpoint(last)
+    trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
     if trainer.is_global_zero and trainer.callback_metrics:  # none where a finished stage is resumed
         write_json(output / "metrics.json", {name: float(value) for name, value in trainer.callback_metrics.items()})
     return last
