@@ -119,7 +119,7 @@ def test_position_is_measured_from_the_middle_to_the_left_and_to_the_back(nac_bo
     np.testing.assert_allclose(np.diff(back, axis=1), 4.0 / 250, atol=1e-6)
     for channel in (left, back):
         assert np.ptp(channel, axis=0).max() == 0 and channel.mean() == pytest.approx(0, abs=1e-6)
-    wide = network_input(Volume(pet.array, np.diag([12.0, 12.0, 12.0, 1.0])), 4.0, normaliser)
+    wide = network_input(Volume(pet.array, np.diag([18.0, 18.0, 18.0, 1.0])), 4.0, normaliser)
     assert wide.channels[1:].min() == -1 and wide.channels[1:].max() == 1
 
 
