@@ -274,7 +274,8 @@ def _draw_cut(axes: Axes, column: _Column, view: _View, plane: Plane) -> None:
             ha="center",
             va="center",
             color=column.ink,
-            fontsize=8,
+            fontsize=9,
+            fontweight="bold",  # thin strokes vanish between pixels
             path_effects=halo,
         )
 
