@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-HU_AIR = -1000.0
+from .units import HU_AIR
+
 MU_WATER = 0.096  # 1/cm at 511 keV; Carney et al. 2006
 MU_PER_HU_BELOW = MU_WATER / 1000  # 1/cm per HU: below the break point tissue is a mixture of air and water
 

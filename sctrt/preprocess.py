@@ -21,6 +21,7 @@ from .volume import Volume
 BOX_THRESHOLD = 0.45  # of the body's median; scatter outside the body stays below
 BOX_MARGIN_MM = 12.0
 MIN_BODY_ML = 500.0
+MIN_PART_ML = 100.0  # smaller objects are noise outside the body
 POSITION_MM = 250.0
 AIR_INPUT = -1.0  # network units
 
@@ -113,23 +114,25 @@ def body_reference(pet: NDArray[np.float32]) -> float:
 
 
 def body_box(pet: NDArray[np.float32], reference: float, spacing: float) -> tuple[slice, slice, slice]:
-    """The (z, y, x) box around the largest object, with a margin, within the volume.
+    """The (z, y, x) box around the body and its parts (legs, arms lying apart), with a margin, within the volume.
 
     Raises:
-        VolumeError: that object is smaller than half a litre.
+        VolumeError: the parts together are smaller than half a litre.
     """
     mask = ndimage.binary_opening(smooth(pet, 1) > BOX_THRESHOLD * reference)
     objects, n = ndimage.label(mask)
-    sizes = np.bincount(objects.ravel(), minlength=2)[1:]
-    volume_ml = sizes.max() * spacing**3 / 1000
-    if n == 0 or volume_ml < MIN_BODY_ML:
+    sizes_ml = np.bincount(objects.ravel(), minlength=n + 1) * spacing**3 / 1000
+    parts = [i for i in range(1, n + 1) if sizes_ml[i] >= MIN_PART_ML]
+    if sizes_ml[parts].sum() < MIN_BODY_ML:
         raise VolumeError(
-            f"expected a body of at least {MIN_BODY_ML:.0f} ml in the PET, found {volume_ml:.0f} ml; "
+            f"expected a body of at least {MIN_BODY_ML:.0f} ml in the PET, found {sizes_ml[parts].sum():.0f} ml; "
             "check the voxel size in the header and that the volume is a whole-body PET"
         )
-    box = ndimage.find_objects(objects)[np.argmax(sizes)]
+    boxes = ndimage.find_objects(objects)
     margin = ceil(BOX_MARGIN_MM / spacing)
-    z, y, x = (slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, pet.shape, strict=True))
+    start = np.min([[s.start for s in boxes[i - 1]] for i in parts], axis=0) - margin
+    stop = np.max([[s.stop for s in boxes[i - 1]] for i in parts], axis=0) + margin
+    z, y, x = (slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(start, stop, pet.shape, strict=True))
     return z, y, x
 
 

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "sctrt"
 MAY_IMPORT = {
     "errors": set(),
     "units": set(),
-    "attenuation": set(),
+    "attenuation": {"units"},
     "planes": set(),
     "files": set(),
     "ops": {"errors", "planes"},
@@ -33,13 +33,13 @@ MAY_IMPORT = {
         "engines",
     },
     "physics": {"errors", "volume", "attenuation"},
-    "phantom": {"errors", "volume"},
+    "phantom": {"errors", "units", "volume"},
     "cases": {"errors", "volume", "nifti", "files", "phantom", "physics"},
     "evaluation": {"errors", "volume", "attenuation", "units", "files"},
     "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
     "training": {
         *("errors", "units", "planes", "volume", "nifti", "files", "ops", "bundle", "preprocess", "model"),
-        *("cases", "phantom", "physics"),
+        *("cases", "checks", "phantom", "physics"),
     },
 }
 TOP = {"demo", "cli", "__main__"}

@@ -295,3 +295,14 @@ def test_a_single_hot_voxel_is_no_body(rng):
     noise[15, 15, 15] = 1e6
     with pytest.raises(VolumeError, match=r"found \d+ ml"):
         network_input(Volume(noise, np.diag([4.0, 4.0, 4.0, 1.0])), 4.0, SCALES)
+
+
+def test_parts_of_the_body_that_lie_apart_are_in_the_box():
+    """Two legs, and a speck of noise outside that is not a part."""
+    pet = np.zeros((60, 50, 70), np.float32)
+    for x in (18, 50):
+        pet[5:55, 20:34, x - 7 : x + 7] = 1.0
+    pet[2:4, 5:8, 5:8] = 1.0
+    z, y, x = body_box(pet, 1.0, 4.0)
+    assert (z.start, z.stop) == (2, 58) and (y.start, y.stop) == (17, 37)
+    assert (x.start, x.stop) == (8, 60)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..attenuation import HU_AIR, MU_PER_HU_BELOW
+from ..attenuation import MU_PER_HU_BELOW
 from ..errors import VolumeError
+from ..units import HU_AIR
 from ..volume import Volume
 from .metrics import FAT_HU, LUNG_HU, SOFT_HU, body_mask
 

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
+from ..units import HU_AIR
 from .labels import Tissue
 
 Box = tuple[slice, slice, slice]
 Point = tuple[float, float, float] | NDArray  # (x, y, u), mm
 
-HU_AIR = -1000.0
+
 EVERYWHERE: Box = (slice(None), slice(None), slice(None))
 
 # The warp that makes no two bodies symmetric: (x, y, u) amplitude, and the size of one ripple.

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import VolumeError
+from ..units import HU_AIR
 from ..volume import Volume
 from .labels import Tissue
 from .phantom import Lesion, Phantom
 
-HU_AIR = -1000.0
 BODY_THRESHOLD = -300.0  # HU; skin is above, bedding and clothes are below
 TABLE_OPENING_MM = 12.0  # thinner structures that stick out of the body are table and cables
 LOW_DENSITY = -400.0  # HU; below: lung or gas

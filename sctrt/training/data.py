@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from .. import nifti
+from ..checks import check_pet
 from ..errors import VolumeError
 from ..planes import PLANES, Plane, slice_axis
 from ..preprocess import AIR_INPUT, network_input, to_grid
@@ -41,7 +42,9 @@ def load_case(folder: Path, config: TrainingConfig) -> Case:
     Raises:
         VolumeError: a file is missing or unfit.
     """
-    prepared = network_input(nifti.load(folder / "nac.nii.gz"), config.spacing_mm, config.normaliser)
+    pet = nifti.load(folder / "nac.nii.gz")
+    check_pet(pet)
+    prepared = network_input(pet, config.spacing_mm, config.normaliser)
     ct = to_grid(nifti.load(folder / "ct.nii.gz", unit="HU"), prepared.grid, fill=HU_AIR)
     return Case(folder.name, prepared.channels, hu_to_network(ct))
 

@@ -61,7 +61,7 @@ class Stage(lightning.LightningModule):
 
     @torch.no_grad()
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
-        """After every optimiser step: the running mean of the weights, with the codebook as it is."""
+        """Once a step, before the optimiser moves the weights: their running mean, with the codebook as it is."""
         decay = min(self.config.average_decay, (1 + self.global_step) / (10 + self.global_step))
         for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(current, 1 - decay)
