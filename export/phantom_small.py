@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from lightning.pytorch.utilities import rank_zero_only
 
 from sctrt.bundle import default_bundle
 from sctrt.model.export import export_checkpoint
@@ -34,6 +35,8 @@ def main(
     make_cohort(cohort, processes)
     folders = work / "cohort" / "train", work / "cohort" / "val"
     checkpoint = train(TrainingConfig(), *folders, work / "run", processes=processes, resume=True)
+    if rank_zero_only.rank:  # the other processes of the training run this script too
+        return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     provenance = {
         "cohort": sorted(f"{r.folder.name} seed {r.seed}" for r in cohort if r.folder.parent.name == "train"),
