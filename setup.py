@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,9 @@ class CMakeBuild(build_ext):
         ]
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build)], check=True)
+        beside = ROOT / "sctrt" / target.name  # so that Python started in the checkout, which finds sctrt/ here, works
+        if beside != target:
+            shutil.copy2(target, beside)
 
 
 setup(ext_modules=[CMakeExtension("sctrt._native")], cmdclass={"build_ext": CMakeBuild})

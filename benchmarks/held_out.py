@@ -1,6 +1,6 @@
 """The shipped model on cases it has never seen, beside trivial guesses made with the true contour or the true CT.
 
-    python benchmarks/held_out.py --work build/phantom-small --ct ../shared/data/ct \\
+    python benchmarks/held_out.py --work build/phantom-small --ct FOLDER_OF_CTS \\
         --json benchmarks/results/held_out.json
 
 Simulates the cases that are missing. The numbers are of simulated PET and must not be set beside clinical ones.
@@ -8,13 +8,12 @@ Simulates the cases that are missing. The numbers are of simulated PET and must 
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from timing import environment
 
 from sctrt import Synthesizer, nifti
 from sctrt.evaluation import baselines, metrics, report
@@ -50,8 +49,7 @@ def main(
         print(f"\n### {case.folder.name}\n\n{report.markdown(rows)}", flush=True)
     print(f"\n{report.PHANTOM_NOTE}")
     if json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        facts = {"command": shlex.join(["python", *sys.argv]), "commit": commit, "note": report.PHANTOM_NOTE}
+        facts = {**environment(len(os.sched_getaffinity(0))), "note": report.PHANTOM_NOTE}
         write_json(json, {**facts, "model": synthesizer.bundle.fingerprint, "cases": results})
 
 

@@ -5,6 +5,7 @@ python benchmarks/runtimes.py --pet demo/nac.nii.gz --json benchmarks/results/ru
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +45,7 @@ def main(
         }
         print(name, rows[name], flush=True)
     if json:
-        facts = {**environment(2), "pet": pet.name, "oracle": ORACLE}
+        facts = {**environment(len(os.sched_getaffinity(0))), "pet": pet.name, "oracle": ORACLE}
         write_json(json, {**facts, "model": synthesizers[ORACLE].bundle.fingerprint, "rows": rows})
 
 

@@ -1,26 +1,27 @@
 """Makes the model that ships, in one command: cohort -> training -> bundle.
 
-    python export/phantom_small.py --ct ../shared/data/ct --work build/phantom-small
+    python export/phantom_small.py --ct FOLDER_OF_CTS --work build/phantom-small
 
 A second call goes on where the first was stopped. Hours on 2 CPU cores.
 """
 
 from __future__ import annotations
 
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from lightning.pytorch.utilities import rank_zero_only
 
-from sctrt.bundle import default_bundle
+from sctrt.bundle import DEFAULT_MODEL
 from sctrt.model.export import export_checkpoint
 from sctrt.training.cohort import make_cohort, phantom_small_cohort
 from sctrt.training.config import TrainingConfig
 from sctrt.training.train import train
+
+INTENDED_USE = "Research only: trained on simulated data. Not a medical device and not for clinical use."
+MODELS = Path(__file__).parents[1] / "sctrt" / "models"
 
 
 def main(
@@ -28,7 +29,7 @@ def main(
     ct: Annotated[
         Path | None, typer.Option(help="Folder of the real CTs; without it, procedural bodies alone.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The bundle; default: where sctrt looks for it.")] = None,
+    output: Annotated[Path, typer.Option(help="The bundle.")] = MODELS / f"{DEFAULT_MODEL}.sctrt",
     processes: Annotated[int, typer.Option(help="For the cohort and the training.")] = 2,
 ) -> None:
     cohort = phantom_small_cohort(work / "cohort", ct)
@@ -40,10 +41,17 @@ def main(
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     provenance = {
         "cohort": sorted(f"{r.folder.name} seed {r.seed}" for r in cohort if r.folder.parent.name == "train"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": "python export/phantom_small.py --ct FOLDER_OF_CTS --work build/phantom-small",
         "commit": commit,
     }
-    bundle = export_checkpoint(checkpoint, output or default_bundle(), provenance=provenance, half_weights=True)
+    bundle = export_checkpoint(
+        checkpoint,
+        output,
+        half_weights=True,
+        provenance=provenance,
+        licence="Apache-2.0",
+        intended_use=INTENDED_USE,
+    )
     print(f"{bundle.path}: fingerprint {bundle.fingerprint}")
 
 

@@ -86,6 +86,11 @@ class Manifest(_Strict):
     intended_use: str
     training: dict[str, Any]  # provenance: cohort, steps, seed, command, commit, held-out numbers
     files: dict[str, str]  # name -> SHA-256
+    digest: str = ""  # SHA-256 of all the fields above
+
+    def own_digest(self) -> str:
+        """What `digest` has to be."""
+        return hashlib.sha256(self.model_copy(update={"digest": ""}).model_dump_json().encode()).hexdigest()
 
     @model_validator(mode="after")
     def _check_fit(self) -> Self:
@@ -198,15 +203,21 @@ def _read_manifest(folder: Path) -> Manifest:
             "upgrade sctrt, or export the model with this version"
         )
     try:
-        return Manifest.model_validate(content)
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise BundleError(f"{file} is not a valid manifest: {where}: {problem['msg']}") from error
+    if manifest.digest != manifest.own_digest():
+        raise BundleError(
+            f"{file} has changed since the bundle was made: its digest does not fit; copy or export the bundle again"
+        )
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `manifest.json` with the hashes of the bundle's other files as they are on disk now."""
     files = {name: sha256(folder / name) for name in (ENCODER, DECODER, CODEBOOK, WEIGHTS)}
-    text = manifest.model_copy(update={"files": files}).model_dump_json(indent=2)
+    listed = Manifest.model_validate_json(manifest.model_copy(update={"files": files}).model_dump_json())
+    text = listed.model_copy(update={"digest": listed.own_digest()}).model_dump_json(indent=2)
     (folder / MANIFEST).write_text(text + "\n")

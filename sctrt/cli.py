@@ -17,6 +17,7 @@ from rich.text import Text
 
 from .errors import BundleError, SctrtError, VolumeError
 
+NIFTI = (".nii.gz", ".nii")
 FAILED, REFUSED = 1, 3  # exit codes; 2, wrong usage, is the parser's
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -28,7 +29,9 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where the re
 
 
 @app.callback(help="Synthetic CT and attenuation map from time-of-flight PET without attenuation correction.")
-def common(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks; stands before the command.")] = False,
+) -> None:
     global _debug
     _debug = debug
 
@@ -38,10 +41,15 @@ def synthesize(
     pet: Annotated[Path, typer.Argument(help="NAC PET, NIfTI.")],
     output: OutputOption,
     model: Annotated[Path | None, typer.Option(help="Bundle NAME.sctrt; default: the model that ships.")] = None,
-    runtime: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
+    runtime: Annotated[
+        Literal["auto", "openvino", "onnxruntime", "torch"], typer.Option(help="What runs the network.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    fusion: Annotated[str, typer.Option(help="median, mean, axial, coronal or sagittal.")] = "median",
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the network.")] = "fp32",
+    fusion: Annotated[
+        Literal["median", "mean", "axial", "coronal", "sagittal"],
+        typer.Option(help="Of the planes, or one alone."),
+    ] = "median",
     mu_map: Annotated[Path | None, typer.Option(help="Also write the attenuation map [1/cm].")] = None,
     kvp: Annotated[int, typer.Option(help="Tube voltage of the HU to mu conversion [kV].")] = 120,
     uncertainty: Annotated[Path | None, typer.Option(help="Also write the spread of the three planes [HU].")] = None,
@@ -49,18 +57,20 @@ def synthesize(
     report: Annotated[Path | None, typer.Option(help="Also write versions, times and HU summary as JSON.")] = None,
 ) -> None:
     """NAC PET in, synthetic CT (HU) out, on the PET's own grid."""
+    from .attenuation import CARNEY_2006
     from .nifti import load
-    from .pipeline import Synthesizer
+    from .pipeline import JOINT_FUSIONS, Synthesizer
 
-    images = [path for path in (output, mu_map, uncertainty) if path is not None]
-    _check_outputs(pet, images, ".nii.gz or .nii")
-    _check_outputs(pet, [preview] if preview else [], ".png")
-    _check_outputs(pet, [report] if report else [], ".json")
+    images = [path for path in (output, mu_map, uncertainty) if path]
+    if len({path.absolute() for path in images}) < len(images):
+        raise typer.BadParameter("two outputs have the same name; give each its own")
+    _check_outputs(pet, {**dict.fromkeys(images, NIFTI), preview: (".png",), report: (".json",)})
+    if kvp not in CARNEY_2006:
+        raise typer.BadParameter(f"expected --kvp {', '.join(map(str, CARNEY_2006))}, got {kvp}")
+    if uncertainty and fusion not in JOINT_FUSIONS:
+        raise typer.BadParameter(f"--uncertainty is how far three planes lie apart; --fusion {fusion} is one alone")
     volume = load(pet)
-    try:
-        synthesizer = Synthesizer(model, runtime=runtime, device=device, precision=precision, fusion=fusion)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    synthesizer = Synthesizer(model, runtime=runtime, device=device, precision=precision, fusion=fusion)
     with _PlaneProgress() as progress:
         result = synthesizer(volume, progress=progress)
     result.ct.save(output)
@@ -84,27 +94,25 @@ def synthesize(
 @app.command()
 def simulate(
     output: OutputOption,
-    seed: Annotated[int, typer.Option(help="Of body, uptake and noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of body, uptake and noise.")] = 0,
     ct: Annotated[Path | None, typer.Option(help="Real CT (HU) whose anatomy is used.")] = None,
-    voxel_mm: Annotated[float, typer.Option(help="Voxel size of body and PET [mm].")] = 4.0,
-    tof_ps: Annotated[float, typer.Option(help="Coincidence timing, FWHM [ps]; 0: no time of flight.")] = 385.0,
+    voxel_mm: Annotated[float, typer.Option(min=1, max=12, help="Voxel size of body and PET [mm].")] = 4.0,
+    tof_ps: Annotated[
+        float, typer.Option(min=0, max=2000, help="Coincidence timing, FWHM [ps]; 0: no time of flight.")
+    ] = 385.0,
     region: Annotated[Literal["body", "torso"], typer.Option(help="Of a procedural body.")] = "body",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of the simulation.")] = "cpu",
 ) -> None:
     """Simulates a case: body, scan, PET without attenuation correction."""
     _need("torch", "simulation", "demo")
     from .cases import save_case, simulate_case
     from .nifti import load
 
+    _check_folder(output)
     source = load(ct, unit="HU") if ct else None
-    if not 0 <= tof_ps <= 2000:
-        raise typer.BadParameter(f"expected 0 (no time of flight) to 2000 ps, got {tof_ps}", param_hint="--tof-ps")
-    try:
-        phantom, nac = simulate_case(
-            seed, ct=source, voxel_mm=voxel_mm, tof_ps=tof_ps or None, region=region, device=device, progress=_say
-        )
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    phantom, nac = simulate_case(
+        seed, ct=source, voxel_mm=voxel_mm, tof_ps=tof_ps or None, region=region, device=device, progress=_say
+    )
     meta = {"seed": seed, "ct": str(ct) if ct else None, "tof_ps": tof_ps, "voxel_mm": voxel_mm, "sctrt": _version()}
     save_case(output, phantom, nac, meta)
     _say(f"{output}: nac.nii.gz, ct.nii.gz, activity.nii.gz, labels.nii.gz, meta.json {nac.shape}")
@@ -116,7 +124,7 @@ def train(
     validation: Annotated[Path, typer.Option(help="Folder of cases that are never trained on.")],
     output: OutputOption,
     config: Annotated[Path | None, typer.Option(help="JSON of a recipe; default: that of phantom-small.")] = None,
-    processes: Annotated[int, typer.Option(help="Data-parallel processes on a CPU.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes on a CPU.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last.ckpt.")] = False,
 ) -> None:
     """Trains a network from PET slices to CT slices, in three stages (CT -> CT, PET -> latents, PET -> CT)."""
@@ -129,7 +137,7 @@ def train(
     try:
         recipe = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
         checkpoint = run(recipe, cohort, validation, output, processes=processes, resume=resume)
-    except (ValidationError, FileNotFoundError) as error:
+    except (ValidationError, ValueError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from error
     _say(f"{checkpoint}: make a bundle of it with sctrt export {checkpoint} -o NAME.sctrt")
 
@@ -138,11 +146,15 @@ def train(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Of sctrt train, CompVis (.ckpt) or diffusers (.safetensors).")],
     output: OutputOption,
-    spacing_mm: Annotated[float, typer.Option(help="Voxel size of a published network's volumes [mm].")] = 1.5,
+    spacing_mm: Annotated[
+        float, typer.Option(min=0.3, max=20, help="Voxel size of a published network's volumes [mm].")
+    ] = 1.5,
     half_weights: Annotated[bool, typer.Option("--half-weights", help="Store weights in fp16.")] = False,
 ) -> None:
     """Makes a model bundle NAME.sctrt of a checkpoint."""
     _need("onnxscript", "export", "train")
+    if output.suffix != ".sctrt":
+        raise typer.BadParameter(f"expected a name that ends in .sctrt, got {output}")
     from .model.export import export_checkpoint
 
     bundle = export_checkpoint(checkpoint, output, spacing_mm=spacing_mm, half_weights=half_weights)
@@ -153,16 +165,17 @@ def export(
 @app.command()
 def demo(
     output: OutputOption,
-    seed: Annotated[int, typer.Option(help="Of a body that the shipped model has not seen (2000 and up).")] = 2026,
+    seed: Annotated[int, typer.Option(min=2000, help="Of a body; those below 2000 may have been trained on.")] = 2026,
 ) -> None:
     """Simulates an unseen body, synthesises its CT, and compares it with the truth and with trivial guesses."""
     _need("torch", "simulation", "demo")
+    _check_folder(output)
     from .demo import run_demo
 
     with _PlaneProgress() as progress:
         result = run_demo(output, seed, say=_say, progress=progress)
     out.print(result.table)
-    out.print(result.reading)
+    out.print(result.reading, markup=False, highlight=False)
 
 
 @app.command()
@@ -239,15 +252,22 @@ def _need(module: str, purpose: str, extra: str) -> None:
         raise SctrtError(f"{purpose} needs the package {module}, which is not installed; pip install 'sctrt[{extra}]'")
 
 
-def _check_outputs(source: Path, outputs: list[Path], suffixes: str) -> None:
-    """Refuses what could not be written before any work is done."""
-    for path in outputs:
-        if not path.name.lower().endswith(tuple(suffixes.split(" or "))):
-            raise typer.BadParameter(f"expected a name that ends in {suffixes}, got {path}")
-        if not path.absolute().parent.is_dir():
-            raise typer.BadParameter(f"the folder {path.absolute().parent} does not exist; create it first")
+def _check_outputs(source: Path, outputs: dict[Path | None, tuple[str, ...]]) -> None:
+    """Refuses what could not be written, before any work is done: path -> the endings that its name may have."""
+    for path, endings in outputs.items():
+        if path is None:
+            continue
+        if not path.name.lower().endswith(endings):
+            raise typer.BadParameter(f"expected a name that ends in {' or '.join(endings)}, got {path}")
+        if not path.absolute().parent.is_dir() or path.is_dir():
+            raise typer.BadParameter(f"{path} cannot be written: its folder does not exist, or it is a folder itself")
         if path.exists() and source.exists() and path.samefile(source):
             raise typer.BadParameter(f"{path} is the input; choose another name for the output")
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"expected a folder, got the file {path}; choose another name")
 
 
 def main() -> None:
@@ -256,7 +276,7 @@ def main() -> None:
         app()
     except (VolumeError, BundleError) as error:
         _fail(error, REFUSED)
-    except (SctrtError, OSError, MemoryError) as error:
+    except Exception as error:
         _fail(error, FAILED)
 
 

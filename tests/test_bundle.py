@@ -1,5 +1,6 @@
 """Model bundles: what is whole is opened; what is changed, missing, newer or hostile is refused in one paragraph."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -30,6 +31,13 @@ def change(folder, **fields):
             del target[name]
         else:
             target[name] = value
+    write_signed(folder, content)
+
+
+def write_signed(folder, content):
+    """Writes a manifest whose digest fits, where it is valid at all."""
+    with contextlib.suppress(ValueError):
+        content["digest"] = bundles.Manifest.model_validate(content).own_digest()
     (folder / "manifest.json").write_text(json.dumps(content))
 
 
@@ -38,7 +46,7 @@ def put(folder, name, content):
     (folder / name).write_bytes(content)
     manifest = manifest_of(folder)
     manifest["files"][name] = bundles.sha256(folder / name)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_signed(folder, manifest)
 
 
 def npy(array, **options):

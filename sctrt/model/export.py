@@ -31,7 +31,8 @@ OPSET = 21  # 23 and later emit Attention, which TensorRT-RTX cannot build at he
 SAMPLE_SIDE = 32  # latents; only traced
 HALF_FROM = 64  # elements; smaller tensors stay fp32 in the ONNX files
 PAPER_SPACING_MM = 1.5  # arXiv 2504.07450; for published networks, which say nothing of volumes
-RESEARCH_ONLY = "Research only: trained on simulated data. Not a medical device and not for clinical use."
+RESEARCH_ONLY = "Research only. Not a medical device and not for clinical use."
+UNKNOWN_LICENCE = "unknown: that of the checkpoint and of the data it was trained on"
 
 
 class _EncoderPart(nn.Module):
@@ -60,7 +61,7 @@ def export_bundle(
     normaliser: Normaliser,
     training: dict[str, Any],
     half_weights: bool = False,
-    licence: str = "Apache-2.0",
+    licence: str = UNKNOWN_LICENCE,
     intended_use: str = RESEARCH_ONLY,
 ) -> Bundle:
     """Writes NAME.sctrt whole or not at all, replacing an older one.
@@ -234,6 +235,8 @@ def export_checkpoint(
     spacing_mm: float = PAPER_SPACING_MM,
     half_weights: bool = False,
     provenance: dict[str, Any] | None = None,
+    licence: str = UNKNOWN_LICENCE,
+    intended_use: str = RESEARCH_ONLY,
 ) -> Bundle:
     """Makes a bundle of a checkpoint file.
 
@@ -244,6 +247,8 @@ def export_checkpoint(
         spacing_mm: of a published network's volumes; a training run knows its own.
         half_weights: store weights in fp16.
         provenance: is added to what the manifest says of the training.
+        licence: of the weights.
+        intended_use: is printed with every result.
 
     Raises:
         BundleError: not readable, or no autoencoder.
@@ -265,6 +270,8 @@ def export_checkpoint(
         normaliser=normaliser,
         training={**(provenance or {}), **training},
         half_weights=half_weights,
+        licence=licence,
+        intended_use=intended_use,
     )
 
 

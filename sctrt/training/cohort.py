@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from .. import nifti
 from ..cases import META, save_case, simulate_case
@@ -64,7 +66,7 @@ def make_case(recipe: CaseRecipe) -> str:
 
 def make_cohort(recipes: list[CaseRecipe], workers: int = 2) -> None:
     """Simulates all cases, several at a time; a second call makes only what is missing."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(workers) as pool:
+    context = multiprocessing.get_context("spawn")  # a fork after OpenMP's first use can hang
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
         for done, future in enumerate(as_completed([pool.submit(make_case, recipe) for recipe in recipes]), 1):
             print(f"case {done} of {len(recipes)}: {future.result()}", flush=True)

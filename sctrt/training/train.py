@@ -73,6 +73,11 @@ def train(
     return _fit(joint, data, output / "3-joint", processes, resume)
 
 
+def _checkpoints(output: Path) -> ModelCheckpoint:
+    """Keeps `last.ckpt`, under that very name, also where an earlier run has left one."""
+    return ModelCheckpoint(output, save_last=True, every_n_train_steps=SAVE_EVERY_STEPS, enable_version_counter=False)
+
+
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Without Lightning's advice on what is meant here as it is."""
@@ -99,12 +104,13 @@ def _fit(stage: Stage, data: CaseData, output: Path, processes: int, resume: boo
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         logger=CSVLogger(output, name="logs"),
-        callbacks=[ModelCheckpoint(output, save_last=True, every_n_train_steps=SAVE_EVERY_STEPS)],
+        callbacks=[_checkpoints(output)],
         enable_model_summary=False,
     )
     last = output / "last.ckpt"
     trainer.fit(stage, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
-    if trainer.is_global_zero and trainer.callback_metrics:  # none where a finished stage is resumed
+    trainer.validate(stage, data, verbose=False)
+    if trainer.is_global_zero:
         write_json(output / "metrics.json", {name: float(value) for name, value in trainer.callback_metrics.items()})
     return last
