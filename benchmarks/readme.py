@@ -35,6 +35,18 @@ def speed(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{content['summary']}\n"])
 
 
+def runtimes(content: dict[str, Any]) -> str:
+    """HU differences between runtimes."""
+    lines = ["| fp32, against PyTorch | mean [HU] | 99.9th percentile [HU] | max [HU] | flipped codes |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for name, row in content["rows"].items():
+        if name == content["oracle"]:
+            continue
+        numbers = f"{row['mean_hu']:.4f} | {row['p99.9_hu']:.3f} | {row['max_hu']:.1f}"
+        lines.append(f"| {name} | {numbers} | {row['flipped_codes']} of {row['codes']} |")
+    return "\n".join([*lines, "", f"`{content['command']}` at commit {content['commit']}, {content['device']}.\n"])
+
+
 def training(content: dict[str, Any]) -> str:
     """What each stage reached on the validation cases."""
     names = ("step", "mae_body", "mae_lung", "mae_bone", "dice_bone", "codes", "perplexity")
@@ -50,6 +62,7 @@ def training(content: dict[str, Any]) -> str:
 SECTIONS = (  # document, section, results, renderer
     ("README.md", "held-out", "held_out.json", held_out),
     ("README.md", "speed", "whole_body.json", speed),
+    ("README.md", "runtimes", "runtimes.json", runtimes),
     ("docs/model.md", "training", "training.json", training),
 )
 

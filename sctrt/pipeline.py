@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import re
 import time
 from collections.abc import Callable
@@ -177,6 +179,8 @@ class Synthesizer:
         manifest = self.bundle.manifest
         return {
             "sctrt": package_version(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
             "model": {
                 "name": manifest.name,
                 "path": str(self.bundle.path),
@@ -197,6 +201,7 @@ class Synthesizer:
                 "shape_zyx": list(volume.shape),
                 "spacing_mm_zyx": list(volume.spacing),
                 "reference_value": prepared.reference,
+                "sha256": hashlib.sha256(np.ascontiguousarray(volume.array)).hexdigest(),  # of the samples
             },
             "network_grid": {"shape_zyx": list(prepared.grid.shape), "spacing_mm": prepared.grid.spacing},
             "seconds": {**clock.seconds, "total": sum(clock.seconds.values())},
