@@ -14,7 +14,8 @@ from .files import write_json
 from .pipeline import Progress, Synthesizer
 from .preview import save_preview
 
-READING = """Look at {folder}/preview.png: are the lungs dark and whole, is bone where bone is, does the outline fit?
+READING = """Water, the soft-tissue mean and the 4 classes (air, lung, fat, soft) are made from the true CT.
+Look at {folder}/preview.png: are the lungs dark and whole, is bone where bone is, does the outline fit?
 Uncertainty (uncertainty.nii.gz) is large where the three planes disagree: trust the CT less there.
 The CT is {folder}/ct_synthetic.nii.gz, the truth {folder}/ct.nii.gz, the attenuation map {folder}/mu.nii.gz.
 {note}"""
@@ -47,9 +48,9 @@ def run_demo(folder: Path, seed: int, *, say: Callable[[str], None], progress: P
     save_preview(folder / "preview.png", nac, result.ct, result.uncertainty, phantom.ct)
     guesses = {
         "synthetic CT": result.ct,
-        "water in the true contour": baselines.water(phantom.ct),
-        "mean soft tissue in the true contour": baselines.soft_mean(phantom.ct),
-        "4 classes of the true CT": baselines.four_class(phantom.ct),
+        "water": baselines.water(phantom.ct),
+        "soft-tissue mean": baselines.soft_mean(phantom.ct),
+        "4 classes": baselines.four_class(phantom.ct),
     }
     rows = {name: metrics.compare(guess, phantom.ct) for name, guess in guesses.items()}
     write_json(
