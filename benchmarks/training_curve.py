@@ -37,7 +37,7 @@ def _rows(stage: Path) -> list[dict[str, float]]:
         with log.open() as file:
             for row in csv.DictReader(file):
                 if row.get(COLUMNS[0]):
-                    step = int(row["step"]) + 1
+                    step = int(row["step"]) + int(row["step"]) % 2  # Lightning names step 1500 so at the end, else 1499
                     rows[step] = {"step": step, **{name.split("/")[1]: float(row[name]) for name in COLUMNS}}
     return [rows[step] for step in sorted(rows)]
 
