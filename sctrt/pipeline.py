@@ -201,7 +201,7 @@ class Synthesizer:
                 "shape_zyx": list(volume.shape),
                 "spacing_mm_zyx": list(volume.spacing),
                 "reference_value": prepared.reference,
-                "sha256": hashlib.sha256(np.ascontiguousarray(volume.array)).hexdigest(),  # of the samples
+                "sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest(),  # of the samples
             },
             "network_grid": {"shape_zyx": list(prepared.grid.shape), "spacing_mm": prepared.grid.spacing},
             "seconds": {**clock.seconds, "total": sum(clock.seconds.values())},
