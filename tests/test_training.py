@@ -54,6 +54,15 @@ def stage(config, name, **changes):
     return config.model_copy(update={name: getattr(config, name).model_copy(update=changes)})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums that several threads share are rounded as the threads happen to run; equal runs need one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def cohort(nac_body, tmp_path_factory):
     """Two case folders to train on, and one to validate."""
@@ -295,7 +304,7 @@ def test_every_stage_leaves_its_files(finished):
     for name, steps in zip(STAGES, (24, 16, 10), strict=True):
         assert checkpoint(finished, name)["global_step"] == steps
         metrics = json.loads((finished / name / "metrics.json").read_text())
-        assert {"train/loss", "val/mae_body", "val/mae_lung", "val/dice_bone", "val/codes"} <= metrics.keys()
+        assert {"val/mae_body", "val/mae_lung", "val/dice_bone", "val/codes"} <= metrics.keys()
         assert all(math.isfinite(value) for value in metrics.values())
         assert metrics["val/codes"] <= 32
 
