@@ -80,14 +80,6 @@ def case(cohort):
     return load_case(cohort / "train" / "b", TINY)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # Units and slices
 
 
