@@ -129,15 +129,13 @@ def train(
 ) -> None:
     """Trains a network from PET slices to CT slices, in three stages (CT -> CT, PET -> latents, PET -> CT)."""
     _need("lightning", "training", "train")
-    from pydantic import ValidationError
-
     from .training.config import TrainingConfig
     from .training.train import train as run
 
     try:
         recipe = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
         checkpoint = run(recipe, cohort, validation, output, processes=processes, resume=resume)
-    except (ValidationError, ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from error
     _say(f"{checkpoint}: make a bundle of it with sctrt export {checkpoint} -o NAME.sctrt")
 

@@ -24,7 +24,7 @@ from .bundle import Bundle
 from .checks import check_pet
 from .planes import PLANES, Batch, Plane, batches
 from .preprocess import NetworkInput, network_input
-from .units import HU_AIR
+from .units import BONE_ABOVE, FAT_HU, HU_AIR, LUNG_HU, SOFT_HU
 from .volume import Volume
 
 MAX_BATCH_PIXELS = 60_000  # of one engine call: larger batches are no faster on a CPU and cost memory
@@ -239,11 +239,9 @@ def hu_summary(hu: NDArray[np.float32]) -> dict[str, float]:
     if inside.size == 0:
         return {}
     percentiles = {f"p{p}": float(np.percentile(inside, p)) for p in (1, 5, 25, 50, 75, 95, 99)}
+    classes = {"lung": LUNG_HU, "fat": FAT_HU, "soft": SOFT_HU, "bone": (BONE_ABOVE, np.inf)}
     shares = {
-        "share_lung": float(np.mean((inside > -950) & (inside < -500))),
-        "share_fat": float(np.mean((inside > -150) & (inside < -30))),
-        "share_soft": float(np.mean((inside > -30) & (inside < 150))),
-        "share_bone": float(np.mean(inside > 200)),
+        f"share_{name}": float(np.mean((inside > low) & (inside < high))) for name, (low, high) in classes.items()
     }
     return {"mean": float(inside.mean()), **percentiles, **shares}
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..attenuation import MU_PER_HU_BELOW
 from ..errors import VolumeError
-from ..units import HU_AIR
+from ..units import FAT_HU, HU_AIR, LUNG_HU, SOFT_HU
 from ..volume import Volume
-from .metrics import FAT_HU, LUNG_HU, SOFT_HU, body_mask
+from .metrics import body_mask
 
 HU_WATER = 0.0
 # Attenuation coefficients [1/cm at 511 keV] of the four classes of Dixon maps in PET/MR. Classes after Martinez-Moeller

@@ -11,16 +11,13 @@ from scipy import ndimage
 
 from ..attenuation import hu_to_mu
 from ..errors import VolumeError
+from ..units import BONE_ABOVE, FAT_HU, LUNG_HU, SOFT_HU
 from ..volume import Volume
 
 BODY_ABOVE = -300.0  # HU; skin lies above, clothes and bedding below
 # Tissue that a synthetic CT invents outside the body is invisible in the body mask, yet attenuates: a contour 4 mm too
 # wide has MAE 0 in the body and raises soft-tissue SUV by 6 %. So the error is also averaged in a wider mask.
 DILATION_MM = 12.0
-LUNG_HU = (-950.0, -500.0)
-FAT_HU = (-150.0, -30.0)
-SOFT_HU = (-30.0, 150.0)
-BONE_ABOVE = 200.0  # HU
 PSNR_RANGE = 4000.0  # HU; that of SynthRAD2025. A PSNR without its range means nothing
 MAX_GRID_DRIFT_MM = 0.01  # at the far corner; float32 headers round by less
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from .. import nifti
+from ..cases import CT, NAC
 from ..checks import check_pet
 from ..errors import VolumeError
 from ..planes import PLANES, Plane, slice_axis
@@ -42,10 +43,10 @@ def load_case(folder: Path, config: TrainingConfig) -> Case:
     Raises:
         VolumeError: a file is missing or unfit.
     """
-    pet = nifti.load(folder / "nac.nii.gz")
+    pet = nifti.load(folder / NAC)
     check_pet(pet)
     prepared = network_input(pet, config.spacing_mm, config.normaliser)
-    ct = to_grid(nifti.load(folder / "ct.nii.gz", unit="HU"), prepared.grid, fill=HU_AIR)
+    ct = to_grid(nifti.load(folder / CT, unit="HU"), prepared.grid, fill=HU_AIR)
     return Case(folder.name, prepared.channels, hu_to_network(ct))
 
 
@@ -55,9 +56,9 @@ def case_folders(cohort: Path) -> list[Path]:
     Raises:
         VolumeError: there are none.
     """
-    folders = sorted(p.parent for p in cohort.glob("*/nac.nii.gz") if (p.parent / "ct.nii.gz").exists())
+    folders = sorted(p.parent for p in cohort.glob(f"*/{NAC}") if (p.parent / CT).exists())
     if not folders:
-        raise VolumeError(f"expected case folders with nac.nii.gz and ct.nii.gz in {cohort}, found none")
+        raise VolumeError(f"expected case folders with {NAC} and {CT} in {cohort}, found none")
     return folders
 
 

@@ -17,14 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..model.autoencoder import VQAutoencoder
-from ..units import network_to_hu
+from ..units import BONE_ABOVE, LUNG_HU, network_to_hu
 from .codebook import CodebookFollower
 from .config import StageConfig, TrainingConfig
 
 BONE_HU = 150.0  # above: weighted as bone
 AIR_HU = -950.0  # below: weighted as air (a higher threshold would hit the lung)
-BONE_DICE_HU = 200.0
-LUNG_HU = (-950.0, -500.0)
 
 
 class Stage(lightning.LightningModule):
@@ -79,7 +77,7 @@ class Stage(lightning.LightningModule):
         predicted, hu = network_to_hu(self.average.decode(latent).float()), network_to_hu(batch[1])
         error = (predicted - hu).abs()
         lung = (hu > LUNG_HU[0]) & (hu < LUNG_HU[1])
-        bone, guess = hu > BONE_DICE_HU, predicted > BONE_DICE_HU
+        bone, guess = hu > BONE_ABOVE, predicted > BONE_ABOVE
         body = hu > AIR_HU
         terms = [error[body].sum(), body.sum(), error[lung].sum(), lung.sum(), error[bone].sum(), bone.sum()]
         self._sums += torch.stack([*terms, (bone & guess).sum(), guess.sum()]).float().cpu()
