@@ -50,6 +50,11 @@ struct Half {
   std::uint16_t bits;
 };
 
+// The upper half of a float32.
+struct Bfloat16 {
+  std::uint16_t bits;
+};
+
 template <class To, class From>
 SCTRT_BODY To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");
@@ -92,6 +97,17 @@ SCTRT_BODY void convert(Half from, float& to) {
   to = bit_cast<float>((exponent == kExponent ? special : finite) | ((from.bits & 0x8000u) << 16));
 #endif
 }
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+SCTRT_BODY void convert(float from, Bfloat16& to) {
+  const std::uint32_t all = bit_cast<std::uint32_t>(from);
+  const std::uint32_t rounded = (all + 0x7fffu + ((all >> 16) & 1u)) >> 16;
+  const bool number = (all & 0x7fffffffu) <= 0x7f800000u;
+  to.bits = static_cast<std::uint16_t>(number ? rounded : ((all >> 16) | 0x40u));
+}
+
+// Exact.
+SCTRT_BODY void convert(Bfloat16 from, float& to) { to = bit_cast<float>(std::uint32_t{from.bits} << 16); }
 
 template <class T>
 SCTRT_BODY T smaller(T a, T b) {
@@ -195,18 +211,24 @@ class CurrentGpu {
   int before_ = 0;
 };
 
+// Enqueues kernel<<<blocks, threads>>>(arguments...) on the device's stream.
+template <class... Parameters, class... Arguments>
+void launch(Cuda device, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, Arguments... arguments) {
+  const CurrentGpu current(device.index);
+  // clang-format off
+  kernel<<<blocks, threads, 0, reinterpret_cast<cudaStream_t>(device.stream)>>>(arguments...);
+  // clang-format on
+  check_cuda(cudaGetLastError(), "the kernel launch");
+}
+
 template <class Kernel>
 void parallel_for(Cuda device, std::int64_t rows, std::int64_t columns, const Kernel& kernel, std::int64_t = 1) {
   constexpr std::int64_t kMaxGridY = 65535;  // CUDA C++ Programming Guide, compute capabilities
-  const CurrentGpu current(device.index);
   const dim3 threads(32, 8);
   const std::int64_t blocks_x = (columns + threads.x - 1) / threads.x;
   const std::int64_t blocks_y = (rows + threads.y - 1) / threads.y;
   const dim3 blocks(static_cast<unsigned>(blocks_x), static_cast<unsigned>(smaller(blocks_y, kMaxGridY)));
-  // clang-format off
-  run_rows<<<blocks, threads, 0, reinterpret_cast<cudaStream_t>(device.stream)>>>(kernel, rows, columns);
-  // clang-format on
-  check_cuda(cudaGetLastError(), "the kernel launch");
+  launch(device, run_rows<Kernel>, blocks, threads, kernel, rows, columns);
 }
 
 #endif
