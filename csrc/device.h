@@ -215,9 +215,14 @@ class CurrentGpu {
 template <class... Parameters, class... Arguments>
 void launch(Cuda device, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, Arguments... arguments) {
   const CurrentGpu current(device.index);
+  const auto stream = reinterpret_cast<cudaStream_t>(device.stream);
+#ifdef SCTRT_SHIM
+  shim::launch([&] { kernel(arguments...); }, blocks, threads, stream);
+#else
   // clang-format off
-  kernel<<<blocks, threads, 0, reinterpret_cast<cudaStream_t>(device.stream)>>>(arguments...);
+  kernel<<<blocks, threads, 0, stream>>>(arguments...);
   // clang-format on
+#endif
   check_cuda(cudaGetLastError(), "the kernel launch");
 }
 

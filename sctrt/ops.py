@@ -205,14 +205,29 @@ def _empty(like: Array, shape: tuple[int, ...], dtype: str) -> Array:
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(like, cupy.ndarray):
         with like.device:
-            return cupy.empty(shape, dtype)
+            return cupy.empty(shape, _numpy_dtype(dtype))
+    gpuarray = sys.modules.get("pycuda.gpuarray")
+    if gpuarray is not None and isinstance(like, gpuarray.GPUArray):
+        return gpuarray.empty(shape, _numpy_dtype(dtype), allocator=like.allocator)
     if hasattr(like, "__cuda_array_interface__"):
         raise ValueError(
-            f"outputs can be made for torch and CuPy arrays on a GPU, got {type(like).__module__}; pass them yourself"
+            f"outputs can be made for torch, CuPy and PyCUDA arrays on a GPU, got {type(like).__module__}; "
+            "pass them yourself"
         )
-    return np.empty(shape, dtype)
+    return np.empty(shape, _numpy_dtype(dtype))
+
+
+def _numpy_dtype(name: str) -> np.dtype:
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError("NumPy and CuPy need ml_dtypes for bfloat16; run: pip install ml_dtypes") from error
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def _dtype_name(dtype: Any) -> str:
+    """NumPy's name of a dtype: that of a library, of NumPy's scalar types, or a name itself."""
     name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
     return name.removeprefix("torch.")

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import settings
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
+import shim
+
 LPS_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 BODY_CENTRE = np.array([12.0, -25.0, 310.0])  # LPS mm
 ORIENTATIONS = [  # all 48 ways to store the axes of a volume, as nibabel's (axis, direction) pairs
@@ -22,6 +24,10 @@ ORIENTATIONS = [  # all 48 ways to store the axes of a volume, as nibabel's (axi
 # A busy machine is no failure; a continuous-integration run is the same every time.
 settings.register_profile("sctrt", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("sctrt")
+
+# Another build of the kernels, of csrc/shim and with sanitizers for instance (.ci/run), in place of the installed one.
+if "SCTRT_NATIVE" in os.environ:
+    sys.modules["sctrt._native"] = shim.load(os.environ["SCTRT_NATIVE"], "sctrt._native")
 
 
 @pytest.fixture
@@ -38,15 +44,30 @@ class OnGpu:
 
     def put(self, array):
         array = np.ascontiguousarray(array)
-        return self.library.from_numpy(array).cuda() if self.name == "torch" else self.library.asarray(array)
+        if self.name != "torch":
+            return self.library.asarray(array)
+        if array.dtype.name == "bfloat16":  # which torch does not take from NumPy
+            return self.library.from_numpy(array.view(np.int16)).cuda().view(self.library.bfloat16)
+        return self.library.from_numpy(array).cuda()
 
     def get(self, array):
-        return array.cpu().numpy() if self.name == "torch" else self.library.asnumpy(array)
+        if self.name != "torch":
+            return self.library.asnumpy(array)
+        if array.dtype == self.library.bfloat16:
+            import ml_dtypes
+
+            return array.view(self.library.int16).cpu().numpy().view(ml_dtypes.bfloat16)
+        return array.cpu().numpy()
 
 
-@pytest.fixture(params=["torch", "cupy"])
+@pytest.fixture(params=["torch", "cupy", "shim"])
 def gpu(request):
-    """A GPU through one array library. Without one the test is skipped, or fails where SCTRT_REQUIRE_CUDA=1."""
+    """A GPU through one array library, or the CUDA kernels on the CPU through the shim, by arrays that pass for CuPy's.
+
+    Without a GPU the first two are skipped, or fail where SCTRT_REQUIRE_CUDA=1.
+    """
+    if request.param == "shim":
+        return request.getfixturevalue("shim_gpu")
     from sctrt import ops
 
     required = os.environ.get("SCTRT_REQUIRE_CUDA") == "1"
@@ -56,11 +77,28 @@ def gpu(request):
         try:
             __import__(request.param)
         except ImportError:
-            pytest.skip(f"{request.param} is not installed")
+            give_up(f"{request.param} is not installed", required)
     library = sys.modules[request.param]
     if request.param == "torch" and not library.cuda.is_available():
         give_up("this PyTorch has no CUDA", required)
+    if request.param == "cupy":
+        library.cuda.set_allocator(None)  # no pool: compute-sanitizer sees where each array ends
     return OnGpu(library)
+
+
+@pytest.fixture
+def shim_gpu(monkeypatch):
+    """Two GPUs that are the CPU; threads and blocks run in a scattered order."""
+    from sctrt import ops
+
+    if shim.missing_tools():
+        pytest.skip(f"the CUDA kernels cannot be compiled for the CPU without {', '.join(shim.missing_tools())}")
+    cupy = shim.stand_in_for_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(ops, "_native", shim.shim().native)
+    shim.shim().reset(shim.DEVICES, shim.SEED)
+    yield OnGpu(cupy)
+    shim.shim().reset(0, 0)
 
 
 def give_up(reason, required):

@@ -1,7 +1,12 @@
 """What the kernels take for an array: any library's, on one device, C-contiguous; and what they say otherwise."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sctrt import ops
 from sctrt.errors import DeviceError
@@ -38,14 +43,24 @@ class Elsewhere(OnlyDlpack):
 class OnlyCuda:
     """Says that it lies on a GPU."""
 
-    def __init__(self, array, strides=None):
+    def __init__(self, array, **entries):
+        self.dtype = array.dtype
         self.__cuda_array_interface__ = {
             "data": (array.ctypes.data, False),
             "typestr": array.dtype.str,
             "shape": array.shape,
-            "strides": strides,
+            "strides": None,
             "version": 3,
+            **entries,
         }
+
+
+class OnlyInterface:
+    """A __cuda_array_interface__ of any kind, with an attribute or two."""
+
+    def __init__(self, interface, **attributes):
+        self.__cuda_array_interface__ = interface
+        vars(self).update(attributes)
 
 
 def extract(volume, **options):
@@ -122,6 +137,56 @@ def test_other_dtypes_are_refused_not_cast(dtype):
         extract(VOLUME.astype(dtype))
 
 
+def bfloat16(*shape):
+    return np.zeros(shape, pytest.importorskip("ml_dtypes").bfloat16)
+
+
+def test_bfloat16_is_known_by_every_way_in():
+    torch = pytest.importorskip("torch")
+    for array in (bfloat16(3, 4, 5), torch.zeros(3, 4, 5, dtype=torch.bfloat16)):
+        with pytest.raises(ValueError, match=r"volume must be float32 .*, got bfloat16 \(3, 4, 5\); convert it first"):
+            extract(array)
+    for array in (bfloat16(4, 1, 3, 5), torch.zeros(4, 1, 3, 5, dtype=torch.bfloat16)):
+        with pytest.raises(ValueError, match=r"out must be float32 .*, got bfloat16 \(4, 1, 3, 5\)"):
+            extract(VOLUME, out=array, dtype="float32")
+    structured = np.zeros((3, 4, 5), "V2")
+    with pytest.raises(ValueError, match="got the buffer format"):
+        extract(structured)
+
+
+def test_outputs_of_bfloat16_are_made_where_the_library_has_it(monkeypatch):
+    torch = pytest.importorskip("torch")
+    assert ops._empty(torch.zeros(2), (3, 4), "bfloat16").dtype == torch.bfloat16
+    made = ops._empty(np.zeros(2), (3, 4), "bfloat16")
+    assert (made.dtype, made.shape) == (bfloat16(1).dtype, (3, 4))
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match="run: pip install ml_dtypes"):
+        ops._empty(np.zeros(2), (3, 4), "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int16", "uint8"])
+def test_dtypes_have_one_name_in_every_library(name):
+    torch, ml_dtypes = pytest.importorskip("torch"), pytest.importorskip("ml_dtypes")
+    numpy_type = getattr(ml_dtypes if name == "bfloat16" else np, name)
+    for dtype in (name, numpy_type, np.dtype(numpy_type), getattr(torch, name)):
+        assert ops._dtype_name(dtype) == name
+
+
+@pytest.mark.parametrize("name", ["uint8", "int16", "bool"])
+def test_dtypes_of_torch_are_read_from_dlpack(name):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=rf"volume must be float32 .*, got {name} \(3, 4, 5\)"):
+        extract(torch.zeros(3, 4, 5, dtype=getattr(torch, name)))
+
+
+def test_what_no_protocol_can_say_is_refused():
+    torch = pytest.importorskip("torch")
+    for array in (np.zeros((3, 4, 5), "M8[s]"), torch.zeros(3, 4, 5, requires_grad=True)):
+        with pytest.raises(ValueError, match="volume cannot be read: its __dlpack__ refuses") as caught:
+            extract(array)
+        assert caught.value.__cause__ is not None
+
+
 def test_empty_arrays_and_other_ranks_are_refused():
     with pytest.raises(ValueError, match=r"got float32 \(3, 0, 5\); every axis needs at least one element"):
         extract(np.zeros((3, 0, 5), np.float32))
@@ -154,6 +219,156 @@ def test_build_info_names_the_parts():
     assert set(info) == {"compiler", "cuda", "cuda_architectures", "openmp", "cpu_instructions"}
     assert info["cuda"] is None or info["cuda_architectures"]
     assert ops.cuda_device_count() >= 0
+
+
+GOOD = {"shape": (3, 4, 5), "typestr": "<f4", "data": (4096, False), "strides": (80, 20, 4), "version": 3}
+HOSTILE = [  # entries changed (None: left out), what is said
+    ({"shape": None}, "expected 'shape', a tuple of integers, got an interface without it"),
+    ({"typestr": None}, "expected 'typestr', a string, got an interface without it"),
+    ({"data": None}, r"expected 'data', \(address, read-only\), got an interface without it"),
+    ({"shape": (3, -4, 5)}, "expected a shape of no negative extents, got -4"),
+    ({"shape": 60}, "expected a tuple of integers under 'shape', got 60"),
+    ({"shape": (3, 4.0, 5)}, r"expected a tuple of integers under 'shape', got \(3, 4.0, 5\)"),
+    ({"shape": (2**70, 1, 1)}, "expected a tuple of integers under 'shape'"),
+    ({"shape": (2**31, 2**31, 2)}, r"expected a shape of fewer than 2\^63 bytes, got more"),
+    ({"shape": (2**62, 8, 0)}, r"expected a shape of fewer than 2\^63 bytes, got more"),
+    ({"shape": (2**61, 1, 1), "data": (2**64 - 4096, False)}, "fewer than 2"),
+    ({"shape": (2**60, 1, 1), "data": (2**64 - 4096, False)}, "expected elements inside the address space"),
+    ({"typestr": ""}, "expected a typestr like '<f4', got ''"),
+    ({"typestr": "<f"}, "expected a typestr like '<f4', got '<f'"),
+    ({"typestr": "f4"}, "expected a typestr like '<f4', got 'f4'"),
+    ({"typestr": "<f-4"}, "expected a typestr like '<f4', got '<f-4'"),
+    ({"typestr": "<f99999999999999999999"}, "expected a typestr like '<f4'"),
+    ({"typestr": 4}, "expected a string under 'typestr', got 4"),
+    ({"data": (0, False)}, "expected the address of its elements, got a null pointer"),
+    ({"data": (-1, False)}, r"expected \(address, read-only\) under 'data', got \(-1, False\)"),
+    ({"data": 4096}, r"expected \(address, read-only\) under 'data', got 4096"),
+    ({"data": (4096,)}, r"expected \(address, read-only\) under 'data', got \(4096,\)"),
+    ({"strides": (20, 4)}, "expected 3 strides, one an axis, got 2"),
+    ({"strides": "none"}, "expected a tuple of integers or None under 'strides', got 'none'"),
+    ({"mask": VOLUME}, "expected no mask, got a masked array"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), HOSTILE)
+def test_interfaces_that_describe_no_array_are_refused(changes, message):
+    interface = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    with pytest.raises(ValueError, match="volume does not describe an array: .*" + message):
+        extract(OnlyInterface(interface))
+
+
+def test_an_interface_must_be_a_dict():
+    with pytest.raises(ValueError, match="expected an array interface that is a dict, got <class 'list'>"):
+        extract(OnlyInterface([]))
+
+
+anything = st.none() | st.integers(-(2**70), 2**70) | st.text(max_size=4) | st.floats() | st.booleans()
+tuples = st.lists(anything | st.integers(0, 9), max_size=4).map(tuple)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "shape": st.just((3, 4, 5)) | tuples | anything,
+            "typestr": st.sampled_from(["<f4", "<V2", "|b1", "<f0"]) | anything,
+            "data": st.tuples(st.integers(0, 2**64), st.booleans()) | tuples | anything,
+            "strides": st.just((80, 20, 4)) | tuples | anything,
+        },
+    ),
+    anything,
+)
+def test_no_interface_is_believed_without_a_gpu_behind_it(interface, dtype):
+    with pytest.raises((ValueError, DeviceError), match="volume"):
+        extract(OnlyInterface(interface, dtype=dtype))
+
+
+class HostileDlpack:
+    """Answers as it is told."""
+
+    def __init__(self, capsule, device=(1, 0)):
+        self.capsule, self.device = capsule, device
+
+    def __dlpack__(self, **options):
+        return self.capsule
+
+    def __dlpack_device__(self):
+        return self.device
+
+
+def test_dlpack_producers_that_answer_something_else_are_refused():
+    with pytest.raises(ValueError, match="expected a new DLPack capsule from __dlpack__, got 7"):
+        extract(HostileDlpack(7))
+    used = VOLUME.copy().__dlpack__()
+    np.from_dlpack(HostileDlpack(used))
+    with pytest.raises(ValueError, match="expected a new DLPack capsule from __dlpack__, got <capsule object"):
+        extract(HostileDlpack(used))
+    with pytest.raises(ValueError, match="expected two integers from __dlpack_device__"):
+        extract(HostileDlpack(None, device="cpu"))
+
+
+@pytest.mark.gpu
+def test_hostile_interfaces_are_refused_on_a_gpu_too(gpu):
+    volume = gpu.put(VOLUME)
+    good = dict(volume.__cuda_array_interface__)
+    np.testing.assert_array_equal(gpu.get(extract(OnlyInterface(good), out=gpu.put(np.zeros_like(CORONAL)))), CORONAL)
+    with pytest.raises(ValueError, match=r"expected \d+ bytes on cuda:0, got fewer"):
+        extract(OnlyInterface(good | {"shape": (3, 4, 2**45)}))
+    with pytest.raises(ValueError, match=r"volume must be C-contiguous"):
+        extract(OnlyInterface(good | {"strides": (4, 12, 48)}))
+    with pytest.raises(ValueError, match=r"got big-endian float32 \(3, 4, 5\)"):
+        extract(OnlyInterface(good | {"typestr": ">f4"}))
+    planes = gpu.put(CORONAL)
+    read_only = {"data": (planes.__cuda_array_interface__["data"][0], True)}
+    with pytest.raises(ValueError, match="out must be writable"):
+        extract(volume, out=OnlyInterface(planes.__cuda_array_interface__ | read_only))
+    with pytest.raises(ValueError, match=r"got float32 \(3, 0, 5\); every axis needs at least one element"):
+        extract(OnlyInterface(good | {"shape": (3, 0, 5), "data": (0, False)}))
+
+
+@pytest.mark.gpu
+def test_bfloat16_on_a_gpu_is_known_by_the_dtype_of_the_object(gpu):
+    with pytest.raises(ValueError, match=r"volume must be float32 .*, got bfloat16 \(3, 4, 5\)"):
+        extract(gpu.put(bfloat16(3, 4, 5)))
+    volume = gpu.put(bfloat16(3, 4, 5))
+    for attributes, said in (({}, "a dtype of kind 'V'"), ({"dtype": "torch.bfloat16"}, "bfloat16")):
+        with pytest.raises(ValueError, match=rf"volume must be float32 .*, got {said} \(3, 4, 5\)"):
+            extract(OnlyInterface(volume.__cuda_array_interface__, **attributes))
+
+
+@pytest.mark.gpu
+def test_arrays_of_pycuda_get_outputs_of_pycuda(gpu, monkeypatch):
+    """PyCUDA gives strides even where none are needed; its arrays are made by pycuda.gpuarray.empty."""
+
+    class GPUArray:
+        def __init__(self, shape, dtype, allocator, order="C"):
+            self.allocator, self.order = allocator, order
+            self.array = allocator(shape, dtype)
+            strides = np.empty(shape, dtype).strides
+            self.dtype = np.dtype(dtype)
+            self.__cuda_array_interface__ = self.array.__cuda_array_interface__ | {"strides": strides, "stream": None}
+
+    def allocator(shape, dtype):  # PyCUDA's takes bytes; which one is called is what counts here
+        return gpu.put(np.zeros(shape, dtype))
+
+    gpuarray = types.ModuleType("pycuda.gpuarray")
+    gpuarray.GPUArray, gpuarray.empty = GPUArray, GPUArray
+    monkeypatch.setitem(sys.modules, "pycuda.gpuarray", gpuarray)
+    volume = GPUArray((3, 4, 5), np.float32, allocator)
+    ops.insert_planes(gpu.put(CORONAL), volume, "coronal", 0)
+    planes = extract(volume)
+    assert isinstance(planes, GPUArray) and planes.allocator is allocator and planes.order == "C"
+    np.testing.assert_array_equal(gpu.get(planes.array), CORONAL)
+
+
+@pytest.mark.gpu
+def test_arrays_of_unknown_libraries_need_an_output(gpu):
+    on_gpu = gpu.put(VOLUME)
+    volume = OnlyInterface(on_gpu.__cuda_array_interface__)
+    with pytest.raises(ValueError, match="outputs can be made for torch, CuPy and PyCUDA arrays on a GPU, got"):
+        extract(volume)
+    out = gpu.put(np.zeros_like(CORONAL))
+    assert extract(volume, out=out) is out
 
 
 @pytest.mark.gpu
