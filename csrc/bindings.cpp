@@ -3,38 +3,88 @@
 #include <cmath>
 
 #include "checks.h"
+#include "codebook_tree.h"
 #include "kernels.h"
 
 namespace sctrt {
 namespace {
 
-py::tuple bind_nearest_code(const py::object& latent_, const py::object& codebook_, const py::object& index_,
-                            const py::object& quantised_, const py::function& allocate, std::uintptr_t stream) {
-  const View latent = view(latent_, "latent"), codebook = view(codebook_, "codebook");
+AnySamples any_samples(const View& view) {
+  using Type = AnySamples::Type;
+  const Type type = view.dtype == "float16" ? Type::float16 : view.dtype == "bfloat16" ? Type::bfloat16 : Type::float32;
+  return {view.data, type};
+}
+
+// What build_codebook_tree of this file returned, its arrays perhaps moved to a GPU since.
+using TreeTuple = std::tuple<py::object, py::object, std::vector<float>, std::vector<float>>;
+
+py::tuple bind_nearest_code(const py::object& latent_, const py::object& codes_, const std::optional<TreeTuple>& tree_,
+                            const py::object& index_, const py::object& quantised_,
+                            const std::optional<std::string>& dtype_, const py::function& allocate,
+                            std::uintptr_t stream) {
+  const View latent = view(latent_, "latent"), codes = view(codes_, "codebook");
   Given given_index = view_given(index_, "index"), given_quantised = view_given(quantised_, "quantised");
-  expect_same_place(latent, {&codebook, pointer(given_index), pointer(given_quantised)});
-  expect(latent, {"float32"}, "[n, d, h, w]", {4});
-  expect(codebook, {"float32"}, "[k, d]", {2});
+  expect_same_place(latent, {&codes, pointer(given_index), pointer(given_quantised)});
+  expect(latent, kSamples, "[n, d, h, w]", {4});
+  expect(codes, {"float32"}, "[k, d]", {2});
   const Shape& shape = latent.shape;
-  const std::int64_t codes = codebook.shape[0], dimensions = shape[1];
+  const std::int64_t count = codes.shape[0], dimensions = shape[1];
   if (dimensions > kMaxDimensions)
     throw py::value_error("latent must have 1 to " + std::to_string(kMaxDimensions) + " channels, got " +
                           std::to_string(dimensions) + " in " + text(shape) + "; pass it as [n, d, h, w]");
-  expect_shape(codebook, {codes, dimensions}, "to match the channels of latent");
-  if (codes > std::numeric_limits<std::int32_t>::max())
-    throw py::value_error("codebook must have fewer than 2^31 codes, got " + std::to_string(codes));
+  expect_shape(codes, {count, dimensions}, "to match the channels of latent");
+  if (count > std::numeric_limits<std::int32_t>::max())
+    throw py::value_error("codebook must have fewer than 2^31 codes, got " + std::to_string(count));
+  const std::string dtype = dtype_ ? *dtype_ : given_quantised ? given_quantised->dtype : latent.dtype;
+  expect_sample(dtype, "quantised");
   const View index = output(std::move(given_index), "index", {shape[0], shape[2], shape[3]}, "int32", latent, allocate);
-  const View quantised = output(std::move(given_quantised), "quantised", shape, "float32", latent, allocate);
-  for (const View* in : {&latent, &codebook}) {
+  const View quantised = output(std::move(given_quantised), "quantised", shape, dtype, latent, allocate);
+  for (const View* in : {&latent, &codes}) {
     expect_apart(index, *in);
     expect_apart(quantised, *in);
   }
   expect_apart(index, quantised);
+  std::optional<CodebookTree> tree;
+  std::vector<View> borrowed;
+  if (tree_) {
+    borrowed.push_back(view(std::get<0>(*tree_), "codebook"));
+    borrowed.push_back(view(std::get<1>(*tree_), "codebook"));
+    expect_same_place(latent, {&borrowed[0], &borrowed[1]});
+    tree.emplace();
+    tree->cells = borrowed[0].as<const CodebookCell>();
+    tree->candidates = borrowed[1].as<const CodebookCandidate>();
+    std::copy_n(std::get<2>(*tree_).begin(), CodebookTree::kDimensions, tree->centre);
+    std::copy_n(std::get<3>(*tree_).begin(), CodebookTree::kDimensions, tree->scale);
+  }
+  const Codebook codebook{codes.as<const float>(), count, dimensions, tree ? &*tree : nullptr};
   run_on(latent, stream, [&](auto device) {
-    nearest_code(device, latent.as<const float>(), codebook.as<const float>(), shape[0], dimensions,
-                 shape[2] * shape[3], codes, index.as<std::int32_t>(), quantised.as<float>());
+    nearest_code(device, any_samples(latent), codebook, shape[0], shape[2] * shape[3], index.as<std::int32_t>(),
+                 any_samples(quantised));
   });
   return py::make_tuple(index.object, quantised.object);
+}
+
+// Cells [n, 2] and candidates [m, 4] as int32 arrays beside `codes`, centre and scale; None where there is no tree.
+py::object bind_build_codebook_tree(const py::object& codes_, const py::function& allocate) {
+  const View codes = view(codes_, "codes");
+  if (codes.place.gpu >= 0) throw DeviceError("codes must lie on the CPU, got " + codes.place.name());
+  expect(codes, {"float32"}, "[k, 3]", {2});
+  expect_shape(codes, {codes.shape[0], CodebookTree::kDimensions}, "of a tree");
+  CodebookTreeData data;
+  {
+    const py::gil_scoped_release release;
+    data = build_codebook_tree(codes.as<const float>(), codes.shape[0]);
+  }
+  if (data.cells.empty()) return py::none();
+  const auto array = [&](const auto& values, std::int64_t columns) {
+    const View out = output(std::nullopt, "tree", {static_cast<std::int64_t>(values.size()), columns}, "int32", codes,
+                            allocate);
+    std::memcpy(out.data, values.data(), values.size() * sizeof(values[0]));
+    return out.object;
+  };
+  return py::make_tuple(array(data.cells, 2), array(data.candidates, 4),
+                        std::vector<float>(data.centre, data.centre + CodebookTree::kDimensions),
+                        std::vector<float>(data.scale, data.scale + CodebookTree::kDimensions));
 }
 
 Plane plane_named(const std::string& name) {
@@ -211,6 +261,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "The kernels as sctrt.ops calls them; see there.";
   py::register_local_exception_translator(raise_as_python);
   module.def("nearest_code", bind_nearest_code);
+  module.def("build_codebook_tree", bind_build_codebook_tree);
   module.def("extract_planes", bind_extract_planes);
   module.def("insert_planes", bind_insert_planes);
   module.def("fuse_planes", bind_fuse_planes);

@@ -75,6 +75,12 @@ inline void expect(const View& view, const std::vector<std::string>& dtypes, con
                           ") or " + view.name + ".contiguous()");
 }
 
+inline void expect_sample(const std::string& dtype, const char* name) {
+  if (std::find(kSamples.begin(), kSamples.end(), dtype) == kSamples.end())
+    throw py::value_error(std::string(name) + " must be float32, float16 or bfloat16, got " + dtype +
+                          "; pass one of them as dtype");
+}
+
 inline void expect_shape(const View& view, const Shape& shape, const std::string& reason) {
   if (view.shape != shape)
     throw py::value_error(view.name + " must have the shape " + text(shape) + " " + reason + ", got " +

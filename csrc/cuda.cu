@@ -1,4 +1,5 @@
 // The kernels on a GPU, and what the CUDA runtime answers about GPUs.
+#include "codebook_cuda.h"
 #define SCTRT_DEVICE Cuda
 #include "instantiate.h"
 

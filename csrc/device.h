@@ -109,6 +109,34 @@ SCTRT_BODY void convert(float from, Bfloat16& to) {
 // Exact.
 SCTRT_BODY void convert(Bfloat16 from, float& to) { to = bit_cast<float>(std::uint32_t{from.bits} << 16); }
 
+// Samples of a type that is known at run time: for loads and stores beside much other work.
+struct AnySamples {
+  enum class Type { float32, float16, bfloat16 };
+
+  void* data;
+  Type type;
+
+  SCTRT_BODY float load(std::int64_t at) const {
+    float value;
+    if (type == Type::float32)
+      value = static_cast<const float*>(data)[at];
+    else if (type == Type::float16)
+      convert(static_cast<const Half*>(data)[at], value);
+    else
+      convert(static_cast<const Bfloat16*>(data)[at], value);
+    return value;
+  }
+
+  SCTRT_BODY void store(std::int64_t at, float value) const {
+    if (type == Type::float32)
+      static_cast<float*>(data)[at] = value;
+    else if (type == Type::float16)
+      convert(value, static_cast<Half*>(data)[at]);
+    else
+      convert(value, static_cast<Bfloat16*>(data)[at]);
+  }
+};
+
 template <class T>
 SCTRT_BODY T smaller(T a, T b) {
   return b < a ? b : a;

@@ -6,8 +6,7 @@
 
 namespace sctrt {
 
-template void nearest_code(SCTRT_DEVICE, const float*, const float*, std::int64_t, std::int64_t, std::int64_t,
-                           std::int64_t, std::int32_t*, float*);
+template void nearest_code(SCTRT_DEVICE, AnySamples, Codebook, std::int64_t, std::int64_t, std::int32_t*, AnySamples);
 template void extract_planes(SCTRT_DEVICE, const float*, Grid, Plane, std::int64_t, std::int64_t, std::int64_t,
                              std::int64_t, float, float*);
 template void extract_planes(SCTRT_DEVICE, const float*, Grid, Plane, std::int64_t, std::int64_t, std::int64_t,

@@ -9,15 +9,22 @@ namespace sctrt {
 
 constexpr int kMaxDimensions = 64;  // of a code
 
-// index = argmin over codes k of sum over d of (latent[d] - codebook[k, d])^2, lowest k of equals; 0 when no distance
-// is a number below infinity. float32, summed in the order of d, unfused: the same bits on every device.
+// A codebook [count, dimensions] with dimensions in 1..kMaxDimensions; `tree` finds candidates where there is one.
+struct CodebookTree;
+struct Codebook {
+  const float* codes;
+  std::int64_t count, dimensions;
+  const CodebookTree* tree;  // on the host; what it points to lies on the device; or null
+};
+
+// index = argmin over codes k of sum over d of (latent[d] - codes[k, d])^2, lowest k of equals; 0 when no distance is a
+// number below infinity. float32, summed in the order of d, unfused: the same bits on every device, with a tree or not.
 template <class Device>
 void nearest_code(Device device,
-                  const float* latent,    // [images, dimensions, positions]
-                  const float* codebook,  // [codes, dimensions], dimensions in 1..kMaxDimensions
-                  std::int64_t images, std::int64_t dimensions, std::int64_t positions, std::int64_t codes,
-                  std::int32_t* index,  // [images, positions]
-                  float* quantised);    // [images, dimensions, positions]
+                  AnySamples latent,  // [images, dimensions, positions]
+                  Codebook codebook, std::int64_t images, std::int64_t positions,
+                  std::int32_t* index,    // [images, positions]
+                  AnySamples quantised);  // [images, dimensions, positions]
 
 struct Grid {
   std::int64_t channels, z, y, x;

@@ -5,8 +5,18 @@ from typing import Any
 
 Allocate = Callable[[Any, tuple[int, ...], str], Any]
 
+Tree = tuple[Any, Any, list[float], list[float]]  # cells, candidates, centre, scale
+
+def build_codebook_tree(codes: Any, allocate: Allocate) -> Tree | None: ...
 def nearest_code(
-    latent: Any, codebook: Any, index: Any, quantised: Any, allocate: Allocate, stream: int
+    latent: Any,
+    codes: Any,
+    tree: Tree | None,
+    index: Any,
+    quantised: Any,
+    dtype: str | None,
+    allocate: Allocate,
+    stream: int,
 ) -> tuple[Any, Any]: ...
 def extract_planes(
     volume: Any,

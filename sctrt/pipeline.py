@@ -97,7 +97,7 @@ class Synthesizer:
         self.runtime, self.reason = engines.choose(runtime, device)
         self.bundle: Bundle = bundles.load(model)
         self.device, self.precision, self.fusion = device, precision, fusion
-        self._codebook = self.bundle.codebook()
+        self._codebook = ops.Codebook(self.bundle.codebook())
         self._encoder = engines.load(self.bundle, "encoder", self.runtime, device=device, precision=precision)
         self._decoder = engines.load(self.bundle, "decoder", self.runtime, device=device, precision=precision)
 

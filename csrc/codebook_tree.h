@@ -1,0 +1,99 @@
+// A codebook of three dimensions cut into cells, each with the few codes that can be nearest to a latent in it.
+//
+// Note [Codebook tree]
+// Boxes of 2, 8, 32, ... times the codebook's size lie around each other; a latent belongs to the smallest that holds
+// it. Each box is a grid of 8^3 cells, and a cell is a list of candidates or a node of 4^3 cells, and so on down to
+// 2^17 units along an axis. Codes are left out of a list only where they cannot be nearest, nor equally near, to any
+// point of the cell in float32 arithmetic either (see CodebookTree), so a search of the list gives what a search of all
+// codes gives, to the bit. Where no list is kept (far outside, or where too many codes are equally near) the search
+// says so and all codes are compared.
+#pragma once
+
+#include <vector>
+
+#include "kernels.h"
+
+namespace sctrt {
+
+SCTRT_BODY float squared(float value) { return value * value; }
+
+// begin: of its candidates, or of its 64 cells where count is kNode. kMany: no list is kept.
+struct CodebookCell {
+  static constexpr std::int32_t kNode = -1, kMany = -2;
+
+  std::int32_t begin, count;
+};
+
+struct CodebookCandidate {
+  float code[3];
+  std::int32_t index;
+};
+
+struct CodebookTree {
+  static constexpr int kDimensions = 3;
+  static constexpr int kBits = 17, kRootBits = 3, kNodeBits = 2;  // of a latent's place in a box, along each axis
+  static constexpr int kBoxes = 8;
+  static constexpr float kHalf = 1 << (kBits - 1);  // units from a box's centre to its sides
+  static constexpr float kGrowth = 4;               // from box to box; 2 of the 8 root cells are the box within
+
+  const CodebookCell* cells;  // the boxes' root cells, box by box, then the nodes
+  const CodebookCandidate* candidates;
+  float centre[kDimensions];
+  float scale[kDimensions];  // units of the innermost box per unit of the latent, powers of two
+
+  // Index of the code nearest to z, lowest of equals; -1 where no list is kept.
+  SCTRT_BODY std::int32_t nearest(const float z[kDimensions]) const {
+    float units[kDimensions];
+    std::int64_t box = 0;
+    // Powers of two scale exactly: z - centre is the only rounding on the way to a cell.
+    for (int d = 0; d < kDimensions; ++d) units[d] = (z[d] - centre[d]) * scale[d];
+    while (!(inside(units[0]) && inside(units[1]) && inside(units[2]))) {
+      if (++box == kBoxes) return -1;
+      for (int d = 0; d < kDimensions; ++d) units[d] *= 1 / kGrowth;
+    }
+    const std::int32_t x = place(units[0]), y = place(units[1]), z_ = place(units[2]);
+    int shift = kBits - kRootBits;
+    CodebookCell cell = cells[(box << 3 * kRootBits) + within(x, y, z_, shift, kRootBits)];
+    while (cell.count == CodebookCell::kNode) {
+      shift -= kNodeBits;
+      cell = cells[cell.begin + within(x, y, z_, shift, kNodeBits)];
+    }
+    if (cell.count < 0) return -1;
+    float least = bit_cast<float>(0x7f800000u);  // infinity
+    std::int32_t index = 0;
+    for (std::int32_t i = cell.begin; i < cell.begin + cell.count; ++i) {
+      const CodebookCandidate candidate = candidates[i];
+      float distance = 0;
+      for (int d = 0; d < kDimensions; ++d) distance += squared(z[d] - candidate.code[d]);
+      index = distance < least ? candidate.index : index;
+      least = distance < least ? distance : least;
+    }
+    return index;
+  }
+
+  static SCTRT_BODY bool inside(float units) { return units >= -kHalf && units < kHalf; }
+
+  // 0..2^kBits - 1
+  static SCTRT_BODY std::int32_t place(float units) {
+    const std::int32_t truncated = static_cast<std::int32_t>(units);
+    return truncated - (units < static_cast<float>(truncated)) + static_cast<std::int32_t>(kHalf);
+  }
+
+  static SCTRT_BODY std::int32_t within(std::int32_t x, std::int32_t y, std::int32_t z, int shift, int bits) {
+    const std::int32_t mask = (1 << bits) - 1;
+    return (((z >> shift & mask) << bits | (y >> shift & mask)) << bits) | (x >> shift & mask);
+  }
+};
+
+// What a CodebookTree points to, on the host. No cells: the codes have no tree (see build_codebook_tree).
+struct CodebookTreeData {
+  std::vector<CodebookCell> cells;
+  std::vector<CodebookCandidate> candidates;
+  float centre[CodebookTree::kDimensions], scale[CodebookTree::kDimensions];
+};
+
+// codes: [count, 3]. Codes with NaN or infinity are never nearest and are left out. There is no tree where the finite
+// ones do not span a box whose size and squares are normal float32 numbers: then all codes have to be compared.
+CodebookTreeData build_codebook_tree(const float* codes, std::int64_t count);
+
+}  // namespace sctrt
