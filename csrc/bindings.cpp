@@ -207,19 +207,36 @@ IndexMap index_map(const std::vector<std::vector<double>>& matrix) {
   return map;
 }
 
+Curve curve_of(std::optional<double> reference, double exponent) {
+  if (!reference) return {0, 1};
+  const Curve curve{static_cast<float>(*reference), static_cast<float>(exponent)};
+  for (float value : {curve.reference, curve.exponent})
+    if (!(value > 0 && std::isfinite(value)))
+      throw py::value_error("reference and exponent must be positive float32 numbers, got " +
+                            py::repr(py::float_(*reference)).cast<std::string>() + " and " +
+                            py::repr(py::float_(exponent)).cast<std::string>());
+  return curve;
+}
+
 py::object bind_resample(const py::object& volume_, const std::vector<std::vector<double>>& matrix, const Shape& shape,
-                         float fill, const py::object& out_, const py::function& allocate, std::uintptr_t stream) {
+                         float fill, std::optional<double> reference, double exponent, const py::object& out_,
+                         const py::function& allocate, std::uintptr_t stream) {
   const IndexMap map = index_map(matrix);
+  const Curve curve = curve_of(reference, exponent);
   const View volume = view(volume_, "volume");
   Given given = view_given(out_, "out");
   expect_same_place(volume, {pointer(given)});
   expect(volume, {"float32"}, "[z, y, x]", {3});
   if (shape.size() != 3 || std::any_of(shape.begin(), shape.end(), [](std::int64_t extent) { return extent < 1; }))
     throw py::value_error("shape must be (z, y, x), each at least 1, got " + text(shape));
+  for (const Shape* extents : {&volume.shape, &shape})
+    if (*std::max_element(extents->begin(), extents->end()) > std::numeric_limits<std::int32_t>::max())
+      throw py::value_error("volume and out must have fewer than 2^31 voxels on each axis, got " + text(*extents) +
+                            "; split the axis");
   const View out = output(std::move(given), "out", shape, "float32", volume, allocate);
   expect_apart(out, volume);
   run_on(volume, stream, [&](auto device) {
-    resample(device, volume.as<const float>(), grid_of(volume), map, grid_of(out), fill, out.as<float>());
+    resample(device, volume.as<const float>(), grid_of(volume), map, grid_of(out), fill, curve, out.as<float>());
   });
   return out.object;
 }

@@ -1,6 +1,7 @@
 // The kernels on a CPU; what a build without CUDA answers about GPUs.
 #define SCTRT_DEVICE Cpu
 #include "instantiate.h"
+#include "resample_cpu.h"
 
 #ifndef SCTRT_CUDA
 namespace sctrt {

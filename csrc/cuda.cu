@@ -2,6 +2,7 @@
 #include "codebook_cuda.h"
 #define SCTRT_DEVICE Cuda
 #include "instantiate.h"
+#include "resample_cuda.h"
 
 namespace sctrt {
 

@@ -17,6 +17,6 @@ template void insert_planes(SCTRT_DEVICE, const Half*, Grid, Plane, std::int64_t
                             std::int64_t, float*);
 template void fuse_planes(SCTRT_DEVICE, const float*, const float*, const float*, std::int64_t, float, float, float*,
                           float*);
-template void resample(SCTRT_DEVICE, const float*, Grid, IndexMap, Grid, float, float*);
+template void resample(SCTRT_DEVICE, const float*, Grid, IndexMap, Grid, float, Curve, float*);
 
 }  // namespace sctrt

@@ -78,11 +78,17 @@ struct IndexMap {
   double row[3][4];
 };
 
-// Trilinear. Up to half a voxel outside the first and last centres the edge is continued; beyond, `fill`.
+// The PET normaliser, 1 - 2 / (1 + r^exponent) of r = max(value, 0) / reference; none where the reference is 0.
+struct Curve {
+  float reference, exponent;
+};
+
+// Trilinear. Up to half a voxel outside the first and last centres the edge is continued; beyond, `fill`. Then the
+// curve, of `fill` too. Extents are below 2^31.
 template <class Device>
 void resample(Device device,
               const float* volume,  // [from.z, from.y, from.x]
-              Grid from, IndexMap map, Grid to, float fill,
+              Grid from, IndexMap map, Grid to, float fill, Curve curve,
               float* out);  // [to.z, to.y, to.x]
 
 }  // namespace sctrt

@@ -48,6 +48,8 @@ def resample(
     matrix: Sequence[Sequence[float]],
     shape: Sequence[int],
     fill: float,
+    reference: float | None,
+    exponent: float,
     out: Any,
     allocate: Allocate,
     stream: int,

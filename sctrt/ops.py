@@ -189,20 +189,29 @@ def resample(
     shape: Sequence[int],
     *,
     fill: float = 0.0,
+    reference: float | None = None,
+    exponent: float = 2.0,
     out: Array = None,
     stream: int = 0,
 ) -> Array:
-    """Interpolates a volume on another grid, trilinearly.
+    """Interpolates a volume on another grid, trilinearly, and normalises it on the way if a reference is given.
 
     Voxels reach half a voxel beyond the first and last centres: there the edge is continued; further out is `fill`.
-    Positions are computed in float64, values in float32; a position on a centre returns its value exactly.
+    Positions are computed in float64, values in float32 (along z, then y, then x); a position on a centre returns its
+    value exactly. Every device gives the same bits, but with exponents other than 1, 2, ... 8 (4 units in the last
+    place of the power).
+
+    With a reference, an interpolated value v becomes 1 - 2 / (1 + r^exponent), r = max(v, 0) / reference: -1 for none,
+    0 at the reference, below 1. So does `fill`. NaN stays NaN.
 
     Args:
         volume: [z, y, x] float32.
         matrix: [3, 4] or [4, 4] on the host; maps an output voxel's index (x, y, z, 1) to the input's (x, y, z), as
             grid_matrix makes it.
         shape: (z, y, x) of the output.
-        fill: value outside the input.
+        fill: value outside the input, in the input's unit.
+        reference: positive, in the input's unit; None leaves the values as they are.
+        exponent: positive.
         out: [z, y, x] float32, filled.
         stream: see the module.
 
@@ -210,7 +219,8 @@ def resample(
         out.
     """
     rows = np.asarray(matrix, dtype=np.float64).tolist()
-    return _native.resample(volume, rows, [int(extent) for extent in shape], fill, out, _empty, stream)
+    extents = [int(extent) for extent in shape]
+    return _native.resample(volume, rows, extents, fill, reference, exponent, out, _empty, stream)
 
 
 def grid_matrix(from_affine: NDArray[np.float64], to_affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -84,19 +84,27 @@ def to_grid(volume: Volume, grid: Grid, fill: float) -> NDArray[np.float32]:
     return samples if parts.max() == 1 else samples.reshape(z, pz, y, py, x, px).mean(axis=(1, 3, 5))
 
 
+def pyramid(array: NDArray[np.float32], levels: int) -> list[NDArray[np.float32]]:
+    """[z, y, x] and, for each level from 1 on, its averages over 2^level voxels a side."""
+    pair = np.diag([2.0, 2.0, 2.0, 1.0])
+    pair[:3, 3] = 0.5
+    averages = [array]
+    for _ in range(levels):
+        averages.append(ops.resample(averages[-1], pair, tuple(ceil(n / 2) for n in averages[-1].shape)))
+    return averages
+
+
+def level_matrix(level: int, start: tuple[int, int, int] = (0, 0, 0)) -> NDArray[np.float64]:
+    """From voxels of a box of the finest grid, whose first one is `start` (z, y, x), to those of a pyramid's level."""
+    factor = 2.0**level
+    matrix = np.diag([1 / factor, 1 / factor, 1 / factor, 1.0])
+    matrix[:3, 3] = (np.array(start[::-1]) + 0.5) / factor - 0.5
+    return matrix
+
+
 def smooth(array: NDArray[np.float32], level: int) -> NDArray[np.float32]:
     """[z, y, x] averaged over 2^level voxels a side and brought back by trilinear interpolation."""
-    coarse = array
-    for _ in range(level):
-        pair = np.diag([2.0, 2.0, 2.0, 1.0])
-        pair[:3, 3] = 0.5
-        coarse = ops.resample(coarse, pair, tuple(ceil(n / 2) for n in coarse.shape))
-    if level == 0:
-        return array
-    factor = 2.0**level
-    back = np.diag([1 / factor, 1 / factor, 1 / factor, 1.0])
-    back[:3, 3] = 0.5 / factor - 0.5
-    return ops.resample(coarse, back, array.shape)
+    return array if level == 0 else ops.resample(pyramid(array, level)[level], level_matrix(level), array.shape)
 
 
 def body_reference(pet: NDArray[np.float32]) -> float:
@@ -137,7 +145,7 @@ def body_box(pet: NDArray[np.float32], reference: float, spacing: float) -> tupl
 
 
 def compress(ratio: NDArray[np.float32], exponent: float) -> NDArray[np.float32]:
-    """PET relative to the body's median -> [-1, 1): 2 r^p / (1 + r^p) - 1."""
+    """PET relative to the body's median -> [-1, 1): 2 r^p / (1 + r^p) - 1, as ops.resample does it on the way."""
     power = np.maximum(ratio, 0) ** np.float32(exponent)
     return (1 - 2 / (1 + power)).astype(np.float32)
 
@@ -158,10 +166,15 @@ def network_input(pet: Volume, spacing: float, normaliser: Normaliser) -> Networ
     reference = body_reference(array)
     box = body_box(array, reference, spacing)
     grid = grid.crop(box)
-    channels = [compress(smooth(array, level)[box] / reference, normaliser.exponent) for level in normaliser.scales]
+    start = tuple(s.start for s in box)
+    levels = pyramid(array, max(normaliser.scales))
+    channels = np.empty((normaliser.channels, *grid.shape), np.float32)
+    curve = {"reference": reference, "exponent": normaliser.exponent}
+    for level, channel in zip(normaliser.scales, channels, strict=False):  # crops, brings back and compresses in one
+        ops.resample(levels[level], level_matrix(level, start), grid.shape, out=channel, **curve)
     if normaliser.position:
-        channels += position(grid)
-    return NetworkInput(np.stack(channels).astype(np.float32), grid, reference)
+        channels[-2:] = position(grid)
+    return NetworkInput(channels, grid, reference)
 
 
 def position(grid: Grid) -> list[NDArray[np.float32]]:

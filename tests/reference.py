@@ -45,6 +45,12 @@ def fuse_planes(axial, coronal, sagittal, scale, offset):
     return np.median(stack, axis=0) * scale + offset, np.ptp(stack, axis=0) * np.abs(scale)
 
 
+def normalise(values, reference, exponent):
+    """PET relative to a reference -> [-1, 1], in float64."""
+    power = (np.maximum(values, 0).astype(np.float64) / reference) ** exponent
+    return 2 * power / (1 + power) - 1
+
+
 def resample(volume, matrix, shape, fill):
     """Trilinear interpolation in float64, voxel by voxel; the edge goes on for half a voxel."""
     size = np.array(volume.shape[::-1])
@@ -64,3 +70,28 @@ def resample(volume, matrix, shape, fill):
                 value += weight * float(volume[k, j, i])
         out[z, y, x] = value
     return out
+
+
+def resample_bits(volume, matrix, shape, fill):
+    """The same, rounded as the kernels round: positions in float64, values in float32 along z, then y, then x."""
+    z, y, x = np.indices(shape, np.float64)
+    inside, low, high, part = np.full(shape, True), [], [], []
+    for m, size in zip(np.asarray(matrix, np.float64), volume.shape[::-1], strict=False):
+        position = m[0] * x + ((m[1] * y + m[2] * z) + m[3])
+        inside &= (position >= -0.5 - 1e-6) & (position <= size - 1 + (0.5 + 1e-6))
+        clamped = np.nan_to_num(position).clip(0, size - 1)
+        low.append(clamped.astype(int))
+        high.append(np.minimum(low[-1] + 1, size - 1))
+        part.append((clamped - low[-1]).astype(np.float32))
+
+    def along_z(i, j):
+        return mix(volume[low[2], j, i], volume[high[2], j, i], part[2])
+
+    left, right = (mix(along_z(i, low[1]), along_z(i, high[1]), part[1]) for i in (low[0], high[0]))
+    return np.where(inside, mix(left, right, part[0]), np.float32(fill))
+
+
+def mix(low, high, part):
+    """float32; at part 0 it is low, whatever high is."""
+    with np.errstate(invalid="ignore"):
+        return np.where(part == 0, low, low + part * (high - low))

@@ -108,6 +108,19 @@ def test_the_input_has_a_channel_a_scale_and_fits_its_grid(nac_body):
     np.testing.assert_array_equal(pet.array, before)
 
 
+@pytest.mark.parametrize("exponent", [0.5, 2.0, 3.0])
+def test_each_channel_is_the_compressed_ratio_of_its_scale(nac_body, exponent):
+    pet = nac_body.pet((57, 43, 38))
+    scales = (1, 0, 3)
+    prepared = network_input(pet, 4.0, Normaliser(scales=scales, exponent=exponent))
+    array = to_grid(pet, model_grid(pet, 4.0), fill=0.0)
+    box = body_box(array, prepared.reference, 4.0)
+    assert any(s.start > 0 for s in box)
+    for channel, level in zip(prepared.channels, scales, strict=True):
+        expected = compress(smooth(array, level)[box] / prepared.reference, exponent)
+        np.testing.assert_allclose(channel, expected, rtol=0, atol=3e-7)
+
+
 def test_position_is_measured_from_the_middle_to_the_left_and_to_the_back(nac_body):
     normaliser = Normaliser(scales=(0,), position=True)
     assert normaliser.channels == 3
