@@ -305,6 +305,7 @@ struct ResampleTiles {
   Resampling task;
   Store store;
   std::int64_t tiles_x, tiles_y;
+  bool coarse;  // neighbouring voxels share few cache lines: a run's are asked for together, which hides their latency
 
   struct Lanes {                               // of kX neighbouring voxels
     alignas(64) Offset at[kX];                 // of the lower neighbours
@@ -335,7 +336,8 @@ struct ResampleTiles {
         return;
       }
     Lanes lanes;
-    find(static_cast<std::int32_t>(x), base, lanes);
+    find(static_cast<double>(x), base, lanes);
+    if (coarse) prefetch(lanes, count);
     for (std::int64_t i = 0; i < count; i += 4) mix_voxels(lanes, i, to + i);
   }
 
@@ -345,8 +347,16 @@ struct ResampleTiles {
     return !(larger(a, b) >= -kReach) || !(smaller(a, b) <= end);
   }
 
+  SCTRT_BODY void prefetch(const Lanes& lanes, std::int64_t count) const {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float *near = task.volume + lanes.at[i], *far = near + lanes.behind[i];
+      for (const float* row : {near, near + lanes.below[i], far, far + lanes.below[i]})
+        _mm_prefetch(reinterpret_cast<const char*>(row), _MM_HINT_T0);
+    }
+  }
+
   // One axis at a time: loops of one kind of lane vectorise.
-  SCTRT_BODY void find(std::int32_t x, const double* base, Lanes& lanes) const {
+  SCTRT_BODY void find(double x, const double* base, Lanes& lanes) const {
     alignas(64) std::int32_t low_x[kX], low_y[kX], low_z[kX];
     for (int i = 0; i < kX; ++i) lanes.inside[i] = ~0u;
     find_axis(0, x, base[0], low_x, lanes.x, lanes.inside);
@@ -366,13 +376,13 @@ struct ResampleTiles {
     }
   }
 
-  SCTRT_BODY void find_axis(int axis, std::int32_t x, double base, std::int32_t* low, float* part,
+  SCTRT_BODY void find_axis(int axis, double x, double base, std::int32_t* low, float* part,
                             std::uint32_t* inside) const {
     const double step = task.map.row[axis][0];
     const std::int64_t size = task.from_size(axis);
     SCTRT_SIMD
     for (int i = 0; i < kX; ++i) {
-      const double position = step * static_cast<double>(x + i) + base;
+      const double position = step * (x + static_cast<double>(i)) + base;
       const Neighbours at = neighbours(position, size);
       low[i] = at.low;
       part[i] = at.part;
@@ -419,7 +429,11 @@ void resample_tiles(Cpu device, const Resampling& task) {
   using Tiles = ResampleTiles<Offset>;
   const std::int64_t x = (task.to.x + Tiles::kX - 1) / Tiles::kX, y = (task.to.y + Tiles::kY - 1) / Tiles::kY;
   const std::int64_t z = (task.to.z + Tiles::kZ - 1) / Tiles::kZ;
-  parallel_for(device, x * y * z, Tiles::kX * Tiles::kY * Tiles::kZ, Tiles{task, Store(task.to), x, y}, Tiles::kCost);
+  double step = 0;  // input voxels a voxel
+  for (int column = 0; column < 3; ++column)
+    step = larger(step, hypot(hypot(task.map.row[0][column], task.map.row[1][column]), task.map.row[2][column]));
+  parallel_for(device, x * y * z, Tiles::kX * Tiles::kY * Tiles::kZ, Tiles{task, Store(task.to), x, y, step > 2},
+               Tiles::kCost);
 }
 #endif
 

@@ -169,9 +169,10 @@ def network_input(pet: Volume, spacing: float, normaliser: Normaliser) -> Networ
     start = tuple(s.start for s in box)
     levels = pyramid(array, max(normaliser.scales))
     channels = np.empty((normaliser.channels, *grid.shape), np.float32)
-    curve = {"reference": reference, "exponent": normaliser.exponent}
     for level, channel in zip(normaliser.scales, channels, strict=False):  # crops, brings back and compresses in one
-        ops.resample(levels[level], level_matrix(level, start), grid.shape, out=channel, **curve)
+        back = level_matrix(level, start)
+        exponent = normaliser.exponent
+        ops.resample(levels[level], back, grid.shape, reference=reference, exponent=exponent, out=channel)
     if normaliser.position:
         channels[-2:] = position(grid)
     return NetworkInput(channels, grid, reference)
