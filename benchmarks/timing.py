@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parent.parent
-PACKAGES = ("numpy", "openvino", "onnxruntime", "torch")
+PACKAGES = ("numpy", "scipy", "openvino", "onnxruntime", "torch", "faiss-cpu", "cupy-cuda12x", "cupy-cuda13x")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+BUSY = 0.5  # load average above which times mean little
 
 
 def environment(threads: int) -> dict[str, Any]:
@@ -34,6 +35,25 @@ def cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return match[1] if match else platform.processor() or platform.machine()
+
+
+def gpu_name() -> str:
+    """The first GPU's name, with its driver's version where that can be asked for."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
+    try:
+        name, driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().split(", ")
+        return f"{name}, driver {driver}"
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        import torch
+
+        return torch.cuda.get_device_name(0)
+
+
+def available_gb() -> float:
+    """Memory that can be had without swapping [GB]; infinite where the system does not say."""
+    info = Path("/proc/meminfo")
+    match = re.search(r"^MemAvailable:\s*(\d+) kB$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return int(match[1]) * 1024 / 1e9 if match else float("inf")
 
 
 def commit() -> str:
