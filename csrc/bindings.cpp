@@ -1,5 +1,6 @@
 // Python -> views, checks (checks.h), GIL release, device visit. Outputs that are not given are made by `allocate`, a
 // Python function (like, shape, dtype) -> array, so that this module needs no array library.
+#include <array>
 #include <cmath>
 
 #include "checks.h"
@@ -113,10 +114,18 @@ void expect_cover(const Slices& slices, const std::string& plane, std::int64_t h
                           "; planes are padded, never cropped");
 }
 
+void expect_one_of(const std::vector<std::string>& dtypes, const std::string& dtype, const std::string& what) {
+  if (std::find(dtypes.begin(), dtypes.end(), dtype) != dtypes.end()) return;
+  std::string wanted = dtypes[0];
+  for (std::size_t i = 1; i < dtypes.size(); ++i) wanted += (i + 1 < dtypes.size() ? ", " : " or ") + dtypes[i];
+  throw py::value_error(what + " must be " + wanted + ", got " + dtype + "; pass one of them as dtype");
+}
+
 py::object bind_extract_planes(const py::object& volume_, const std::string& plane_name, std::int64_t start,
                                std::int64_t count, std::optional<std::int64_t> height_,
-                               std::optional<std::int64_t> width_, float fill, const std::optional<std::string>& dtype_,
-                               const py::object& out_, const py::function& allocate, std::uintptr_t stream) {
+                               std::optional<std::int64_t> width_, float fill, float scale, float offset,
+                               const std::optional<std::string>& dtype_, const py::object& out_,
+                               const py::function& allocate, std::uintptr_t stream) {
   const Plane plane = plane_named(plane_name);
   const View volume = view(volume_, "volume");
   Given given = view_given(out_, "out");
@@ -128,15 +137,15 @@ py::object bind_extract_planes(const py::object& volume_, const std::string& pla
   const std::string dtype = dtype_ ? *dtype_ : given ? given->dtype : "float32";
   expect_range(slices, plane_name, start, count);
   expect_cover(slices, plane_name, height, width);
-  if (dtype != "float32" && dtype != "float16")
-    throw py::value_error("planes must be float32 or float16, got " + dtype + "; pass dtype='float32' or 'float16'");
+  expect_one_of(kSamples, dtype, "planes");
   const View out = output(std::move(given), "out", {count, grid.channels, height, width}, dtype, volume, allocate);
   expect_apart(out, volume);
   run_on(volume, stream, [&](auto device) {
-    if (dtype == "float16")
-      extract_planes(device, volume.as<const float>(), grid, plane, start, count, height, width, fill, out.as<Half>());
-    else
-      extract_planes(device, volume.as<const float>(), grid, plane, start, count, height, width, fill, out.as<float>());
+    visit_sample(dtype, [&](auto type) {
+      using Sample = typename decltype(type)::Sample;
+      extract_planes(device, volume.as<const float>(), PlaneBatch{grid, plane, start, count, height, width}, scale,
+                     offset, fill, out.as<Sample>());
+    });
   });
   return out.object;
 }
@@ -146,8 +155,9 @@ py::object bind_insert_planes(const py::object& planes_, const py::object& volum
   const Plane plane = plane_named(plane_name);
   const View planes = view(planes_, "planes"), volume = view(volume_, "volume");
   expect_same_place(planes, {&volume});
-  expect(planes, {"float32", "float16"}, "[n, c, height, width]", {4});
-  expect(volume, {"float32"}, "[c, z, y, x] or [z, y, x]", {3, 4});
+  expect(planes, kSamples, "[n, c, height, width]", {4});
+  const bool same = planes.dtype == volume.dtype && planes.dtype != "float32";
+  expect(volume, {same ? planes.dtype : "float32"}, "[c, z, y, x] or [z, y, x]", {3, 4});
   const Grid grid = grid_of(volume);
   const Slices slices = slices_of(grid, plane);
   const std::int64_t count = planes.shape[0], height = planes.shape[2], width = planes.shape[3];
@@ -157,34 +167,83 @@ py::object bind_insert_planes(const py::object& planes_, const py::object& volum
   if (!volume.writable) throw py::value_error("volume must be writable, got a read-only array; pass a copy of it");
   expect_apart(volume, planes);
   run_on(volume, stream, [&](auto device) {
-    if (planes.dtype == "float16")
-      insert_planes(device, planes.as<const Half>(), grid, plane, start, count, height, width, volume.as<float>());
-    else
-      insert_planes(device, planes.as<const float>(), grid, plane, start, count, height, width, volume.as<float>());
+    visit_sample(planes.dtype, [&](auto type) {
+      using Sample = typename decltype(type)::Sample;
+      const PlaneBatch batch{grid, plane, start, count, height, width};
+      if (same)
+        insert_planes(device, planes.as<const Sample>(), batch, volume.as<Sample>());
+      else
+        insert_planes(device, planes.as<const Sample>(), batch, volume.as<float>());
+    });
   });
   return volume.object;
 }
 
+Fusion fusion_named(const std::string& method, const std::array<float, 3>& weights, float scale, float offset,
+                    std::optional<std::pair<float, float>> limits, float background) {
+  if (method != "median" && method != "mean")
+    throw py::value_error("method must be 'median' or 'mean', got '" + method + "'");
+  float total = 0;
+  bool fits = true;
+  for (float weight : weights) {
+    fits = fits && weight >= 0;
+    total += weight;
+  }
+  if (!fits || !(total > 0) || !std::isfinite(total))
+    throw py::value_error("weights must be three finite numbers, none below 0 and not all 0, got " +
+                          py::str(py::cast(weights)).cast<std::string>());
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const auto [low, high] = limits.value_or(std::pair(-kInfinity, kInfinity));
+  if (!(low <= high))
+    throw py::value_error("limits must be (low, high), low at most high, got " +
+                          py::str(py::cast(*limits)).cast<std::string>());
+  return {method == "mean", {weights[0], weights[1], weights[2]}, scale, offset, low, high, nullptr, background};
+}
+
+// Of the given outputs and `dtype_`, which may be absent, the dtype of both outputs.
+std::string fused_dtype(const std::optional<std::string>& dtype_, const Given& fused, const Given& spread) {
+  const std::string dtype = dtype_ ? *dtype_ : fused ? fused->dtype : spread ? spread->dtype : "float32";
+  expect_one_of({"float32", "int16"}, dtype, "fused and spread");
+  return dtype;
+}
+
 py::tuple bind_fuse_planes(const py::object& axial_, const py::object& coronal_, const py::object& sagittal_,
-                           float scale, float offset, const py::object& fused_, const py::object& spread_,
-                           const py::function& allocate, std::uintptr_t stream) {
+                           const std::string& method, const std::array<float, 3>& weights, float scale, float offset,
+                           std::optional<std::pair<float, float>> limits, const py::object& mask_, float background,
+                           const std::optional<std::string>& dtype_, const py::object& fused_,
+                           const py::object& spread_, const py::function& allocate, std::uintptr_t stream) {
+  Fusion how = fusion_named(method, weights, scale, offset, limits, background);
   const View axial = view(axial_, "axial"), coronal = view(coronal_, "coronal"), sagittal = view(sagittal_, "sagittal");
+  const Given mask = view_given(mask_, "mask");
   Given given_fused = view_given(fused_, "fused"), given_spread = view_given(spread_, "spread");
-  expect_same_place(axial, {&coronal, &sagittal, pointer(given_fused), pointer(given_spread)});
-  for (const View* in : {&axial, &coronal, &sagittal}) {
-    expect(*in, {"float32"}, "[z, y, x]", {3});
+  expect_same_place(axial, {&coronal, &sagittal, pointer(mask), pointer(given_fused), pointer(given_spread)});
+  expect(axial, kSamples, "[z, y, x]", {3});
+  for (const View* in : {&coronal, &sagittal}) {
+    expect(*in, {axial.dtype}, "[z, y, x], as axial is", {3});
     expect_shape(*in, axial.shape, "of axial");
   }
-  const View fused = output(std::move(given_fused), "fused", axial.shape, "float32", axial, allocate);
-  const View spread = output(std::move(given_spread), "spread", axial.shape, "float32", axial, allocate);
-  for (const View* in : {&axial, &coronal, &sagittal}) {
-    expect_equal_or_apart(fused, *in);
-    expect_equal_or_apart(spread, *in);
+  if (mask) {
+    expect(*mask, {"bool", "uint8"}, "[z, y, x]", {3});
+    expect_shape(*mask, axial.shape, "of axial");
+    how.mask = mask->as<const std::uint8_t>();
+  }
+  const std::string dtype = fused_dtype(dtype_, given_fused, given_spread);
+  const View fused = output(std::move(given_fused), "fused", axial.shape, dtype, axial, allocate);
+  const View spread = output(std::move(given_spread), "spread", axial.shape, dtype, axial, allocate);
+  for (const View* out : {&fused, &spread}) {
+    for (const View* in : {&axial, &coronal, &sagittal}) expect_equal_or_apart(*out, *in);
+    if (mask) expect_apart(*out, *mask);
   }
   expect_apart(spread, fused);
   run_on(axial, stream, [&](auto device) {
-    fuse_planes(device, axial.as<const float>(), coronal.as<const float>(), sagittal.as<const float>(), axial.size(),
-                scale, offset, fused.as<float>(), spread.as<float>());
+    visit_sample(axial.dtype, [&](auto type) {
+      using Sample = typename decltype(type)::Sample;
+      const Sample *a = axial.as<Sample>(), *b = coronal.as<Sample>(), *c = sagittal.as<Sample>();
+      if (dtype == "int16")
+        fuse_planes(device, a, b, c, axial.size(), how, fused.as<std::int16_t>(), spread.as<std::int16_t>());
+      else
+        fuse_planes(device, a, b, c, axial.size(), how, fused.as<float>(), spread.as<float>());
+    });
   });
   return py::make_tuple(fused.object, spread.object);
 }

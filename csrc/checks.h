@@ -109,9 +109,9 @@ inline void expect_apart(const View& out, const View& in) {
                           "separate array, or none to have one made");
 }
 
-// Equal arrays are fine, element by element; shifted ones are not.
+// Equal arrays of elements of one size are fine, element by element; shifted ones are not.
 inline void expect_equal_or_apart(const View& out, const View& in) {
-  if (out.data != in.data) expect_apart(out, in);
+  if (out.data != in.data || item_size(out.dtype) != item_size(in.dtype)) expect_apart(out, in);
 }
 
 // Runs kernel(device) without the GIL on the device where `view` lies.

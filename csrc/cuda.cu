@@ -1,5 +1,8 @@
 // The kernels on a GPU, and what the CUDA runtime answers about GPUs.
 #include "codebook_cuda.h"
+#include "fusion_cuda.h"
+#include "planes_cuda.h"
+
 #define SCTRT_DEVICE Cuda
 #include "instantiate.h"
 #include "resample_cuda.h"

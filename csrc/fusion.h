@@ -1,41 +1,104 @@
-// Median of the three planes' predictions and their spread, in one pass.
+// Median or mean of the three planes' predictions and their spread, in one pass.
 #pragma once
 
 #include "kernels.h"
+#include "stream.h"
 
 namespace sctrt {
 
+// Fused value and spread of one voxel, before the mask.
+template <bool mean>
+SCTRT_BODY void fuse_voxel(const Fusion& how, float a, float b, float c, float& fused, float& spread) {
+  const float low = smaller(a, b), high = larger(a, b);
+  const float total = how.weights[0] + how.weights[1] + how.weights[2];
+  const float middle = mean ? (a * how.weights[0] + b * how.weights[1] + c * how.weights[2]) / total
+                            : larger(low, smaller(high, c));
+  const float range = (larger(high, c) - smaller(low, c)) * (how.scale < 0 ? -how.scale : how.scale);
+  const float limited = smaller(larger(middle * how.scale + how.offset, how.low), how.high);
+  const bool number = (a == a) & (b == b) & (c == c);
+  const float nan = bit_cast<float>(0x7fc00000u);
+  fused = number ? limited : nan;
+  spread = number ? range : nan;
+}
+
+// Rounds half to even, saturates; NaN becomes -32768. The sum with 1.5 * 2^23 has the integer in its lowest bits.
+SCTRT_BODY void convert(float from, std::int16_t& to) {
+  constexpr float kInteger = 12582912.0f;
+  const float limited = smaller(from > -32768.0f ? from : -32768.0f, 32767.0f);
+  to = static_cast<std::int16_t>(bit_cast<std::uint32_t>(limited + kInteger) - bit_cast<std::uint32_t>(kInteger));
+}
+
+template <class Sample, class Out>
 struct FusePlanes {
-  static constexpr std::int64_t kRow = 8192;  // voxels: a thread's share fits in its first-level cache
+  static constexpr std::int64_t kTask = 1 << 16, kBlock = RunWriter<Out>::kRoom;  // voxels
 
-  const float *axial, *coronal, *sagittal;
+  const Sample *axial, *coronal, *sagittal;
   std::int64_t voxels;
-  float scale, offset;
-  float *fused, *spread;
+  Fusion how;
+  Out *fused, *spread;
+  bool streamed;
 
-  SCTRT_BODY void operator()(std::int64_t row, std::int64_t first, std::int64_t last) const {
-    const std::int64_t end = smaller(row * kRow + last, voxels);
-    const float spread_scale = scale < 0 ? -scale : scale;
-    const float nan = bit_cast<float>(0x7fc00000u);
-    SCTRT_SIMD
-    for (std::int64_t i = row * kRow + first; i < end; ++i) {
-      const float a = axial[i], b = coronal[i], c = sagittal[i];
-      const float low = smaller(a, b), high = larger(a, b);
-      const float median = larger(low, smaller(high, c)) * scale + offset;
-      const float range = (larger(high, c) - smaller(low, c)) * spread_scale;
-      const bool number = (a == a) & (b == b) & (c == c);
-      fused[i] = number ? median : nan;
-      spread[i] = number ? range : nan;
+  SCTRT_BODY void operator()(std::int64_t task, std::int64_t, std::int64_t) const {
+    const std::int64_t first = task * kTask, last = smaller(first + kTask, voxels);
+    RunWriter<Out> fused_run(fused + first, streamed), spread_run(spread + first, streamed);
+    float middle[kBlock], range[kBlock];
+    for (std::int64_t at = first; at < last; at += kBlock) {
+      const std::int64_t count = smaller(kBlock, last - at);
+      if (how.mean)
+        fuse<true>(at, count, middle, range);
+      else
+        fuse<false>(at, count, middle, range);
+      if (how.mask) mask(at, count, middle, range);
+      write(middle, count, fused_run);
+      write(range, count, spread_run);
     }
+    fused_run.finish();
+    spread_run.finish();
+    end_stream();
+  }
+
+  template <bool mean>
+  SCTRT_BODY void fuse(std::int64_t at, std::int64_t count, float* middle, float* range) const {
+    SCTRT_SIMD
+    for (std::int64_t i = 0; i < count; ++i) {
+      float a, b, c;
+      convert(axial[at + i], a);
+      convert(coronal[at + i], b);
+      convert(sagittal[at + i], c);
+      fuse_voxel<mean>(how, a, b, c, middle[i], range[i]);
+    }
+  }
+
+  SCTRT_BODY void mask(std::int64_t at, std::int64_t count, float* middle, float* range) const {
+    SCTRT_SIMD
+    for (std::int64_t i = 0; i < count; ++i) {
+      const bool inside = how.mask[at + i] != 0;
+      middle[i] = inside ? middle[i] : how.background;
+      range[i] = inside ? range[i] : 0.0f;
+    }
+  }
+
+  static SCTRT_BODY void write(const float* values, std::int64_t count, RunWriter<Out>& run) {
+    Out* out = run.room();
+    SCTRT_SIMD
+    for (std::int64_t i = 0; i < count; ++i) convert(values[i], out[i]);
+    run.put(count);
   }
 };
 
-template <class Device>
-void fuse_planes(Device device, const float* axial, const float* coronal, const float* sagittal, std::int64_t voxels,
-                 float scale, float offset, float* fused, float* spread) {
-  const std::int64_t rows = (voxels + FusePlanes::kRow - 1) / FusePlanes::kRow;
-  parallel_for(device, rows, FusePlanes::kRow,
-               FusePlanes{axial, coronal, sagittal, voxels, scale, offset, fused, spread});
+template <class Sample, class Out>
+void fuse_planes_on(Cpu device, const Sample* axial, const Sample* coronal, const Sample* sagittal, std::int64_t voxels,
+                    Fusion how, Out* fused, Out* spread) {
+  using Kernel = FusePlanes<Sample, Out>;
+  const std::int64_t tasks = (voxels + Kernel::kTask - 1) / Kernel::kTask;
+  parallel_for(device, tasks, Kernel::kTask,
+               Kernel{axial, coronal, sagittal, voxels, how, fused, spread, is_streamed<Out>(voxels)});
+}
+
+template <class Device, class Sample, class Out>
+void fuse_planes(Device device, const Sample* axial, const Sample* coronal, const Sample* sagittal, std::int64_t voxels,
+                 Fusion how, Out* fused, Out* spread) {
+  fuse_planes_on(device, axial, coronal, sagittal, voxels, how, fused, spread);  // on a GPU: fusion_cuda.h
 }
 
 }  // namespace sctrt

@@ -7,16 +7,19 @@
 namespace sctrt {
 
 template void nearest_code(SCTRT_DEVICE, AnySamples, Codebook, std::int64_t, std::int64_t, std::int32_t*, AnySamples);
-template void extract_planes(SCTRT_DEVICE, const float*, Grid, Plane, std::int64_t, std::int64_t, std::int64_t,
-                             std::int64_t, float, float*);
-template void extract_planes(SCTRT_DEVICE, const float*, Grid, Plane, std::int64_t, std::int64_t, std::int64_t,
-                             std::int64_t, float, Half*);
-template void insert_planes(SCTRT_DEVICE, const float*, Grid, Plane, std::int64_t, std::int64_t, std::int64_t,
-                            std::int64_t, float*);
-template void insert_planes(SCTRT_DEVICE, const Half*, Grid, Plane, std::int64_t, std::int64_t, std::int64_t,
-                            std::int64_t, float*);
-template void fuse_planes(SCTRT_DEVICE, const float*, const float*, const float*, std::int64_t, float, float, float*,
-                          float*);
+#define SCTRT_SAMPLE(Sample)                                                                                     \
+  template void extract_planes(SCTRT_DEVICE, const float*, PlaneBatch, float, float, float, Sample*);            \
+  template void insert_planes(SCTRT_DEVICE, const Sample*, PlaneBatch, Sample*);                                 \
+  template void fuse_planes(SCTRT_DEVICE, const Sample*, const Sample*, const Sample*, std::int64_t, Fusion, float*, \
+                            float*);                                                                             \
+  template void fuse_planes(SCTRT_DEVICE, const Sample*, const Sample*, const Sample*, std::int64_t, Fusion,     \
+                            std::int16_t*, std::int16_t*);
+SCTRT_SAMPLE(float)
+SCTRT_SAMPLE(Half)
+SCTRT_SAMPLE(Bfloat16)
+#undef SCTRT_SAMPLE
+template void insert_planes(SCTRT_DEVICE, const Half*, PlaneBatch, float*);
+template void insert_planes(SCTRT_DEVICE, const Bfloat16*, PlaneBatch, float*);
 template void resample(SCTRT_DEVICE, const float*, Grid, IndexMap, Grid, float, Curve, float*);
 
 }  // namespace sctrt

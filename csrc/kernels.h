@@ -50,28 +50,46 @@ inline Slices slices_of(Grid grid, Plane plane) {
   }
 }
 
-// Slices start..start+count-1 of the volume, in its upper left corner of each plane; `fill` to the right and below.
-// Sample is float or Half.
+// Slices start..start+count-1 of a volume and the padded planes that hold them: slice s of channel c lies in the upper
+// left corner of planes[s - start, c].
+struct PlaneBatch {
+  Grid grid;
+  Plane plane;
+  std::int64_t start, count, height, width;  // height and width of a plane, at least those of a slice
+};
+
+// volume * scale + offset, unfused in float32, then rounded to Sample (float, Half or Bfloat16); `fill` as it is to the
+// right and below.
 template <class Device, class Sample>
 void extract_planes(Device device,
                     const float* volume,  // [channels, z, y, x]
-                    Grid grid, Plane plane, std::int64_t start, std::int64_t count, std::int64_t height,
-                    std::int64_t width, float fill,
+                    PlaneBatch batch, float scale, float offset, float fill,
                     Sample* planes);  // [count, channels, height, width]
 
-// The inverse: the upper left corner of each plane to slices start..start+count-1 of the volume.
-template <class Device, class Sample>
+// The inverse without scale: the upper left corner of each plane to its slice. Voxel is float or Sample.
+template <class Device, class Sample, class Voxel>
 void insert_planes(Device device,
                    const Sample* planes,  // [count, channels, height, width]
-                   Grid grid, Plane plane, std::int64_t start, std::int64_t count, std::int64_t height,
-                   std::int64_t width,
-                   float* volume);  // [channels, z, y, x]
+                   PlaneBatch batch,
+                   Voxel* volume);  // [channels, z, y, x]
 
-// fused = median * scale + offset, spread = (maximum - minimum) * |scale|; both NaN where any input is.
-template <class Device>
-void fuse_planes(Device device, const float* axial, const float* coronal, const float* sagittal,  // [voxels]
-                 std::int64_t voxels, float scale, float offset, float* fused,
-                 float* spread);  // [voxels], in the unit of scale and offset
+// How three predictions become one. In float32, each operation rounded:
+//   middle = the median, or (axial * weights[0] + coronal * weights[1] + sagittal * weights[2]) / (their sum)
+//   fused = middle * scale + offset, clamped to low..high;  spread = (maximum - minimum) * |scale|
+// Both are NaN where any prediction is; where the mask is 0, fused is `background` and spread 0.
+struct Fusion {
+  bool mean;  // not the median
+  float weights[3];
+  float scale, offset, low, high;
+  const std::uint8_t* mask;  // [voxels], or null: all voxels are inside
+  float background;
+};
+
+// Sample is float, Half or Bfloat16; Out is float or int16 (rounded half to even, saturated, NaN becomes -32768).
+template <class Device, class Sample, class Out>
+void fuse_planes(Device device, const Sample* axial, const Sample* coronal, const Sample* sagittal,  // [voxels]
+                 std::int64_t voxels, Fusion how, Out* fused,
+                 Out* spread);  // [voxels], in the unit of scale and offset
 
 // Rows of the affine map from an output voxel's index (x, y, z, 1) to the input's (x, y, z), in voxels.
 struct IndexMap {

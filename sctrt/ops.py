@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +111,13 @@ def extract_planes(
     height: int | None = None,
     width: int | None = None,
     fill: float = 0.0,
+    scale: float = 1.0,
+    offset: float = 0.0,
     dtype: Any = None,
     out: Array = None,
     stream: int = 0,
 ) -> Array:
-    """Takes a batch of parallel slices out of a volume, padded to the right and below.
+    """Takes a batch of parallel slices out of a volume, scaled, and padded to the right and below.
 
     Args:
         volume: [c, z, y, x] or [z, y, x] float32.
@@ -124,24 +126,29 @@ def extract_planes(
         count: the number of slices.
         height: rows of a plane, at least those of a slice, which is the default.
         width: columns of a plane, likewise.
-        fill: value of the padding.
-        dtype: float32 or float16 (rounded to nearest); by default that of `out`, else float32.
+        fill: value of the padding, in the unit of the output: it is not scaled.
+        scale: of the values, output units a unit of the volume.
+        offset: output units at 0 in the volume.
+        dtype: float32, float16 or bfloat16; by default that of `out`, else float32.
         out: [count, c, height, width], filled.
         stream: see the module.
 
     Returns:
-        out.
+        out = volume * scale + offset, both operations rounded to float32, the sum to nearest in `dtype`.
     """
     name = None if dtype is None else _dtype_name(dtype)
-    return _native.extract_planes(volume, plane, start, count, height, width, fill, name, out, _empty, stream)
+    return _native.extract_planes(
+        volume, plane, start, count, height, width, fill, scale, offset, name, out, _empty, stream
+    )
 
 
 def insert_planes(planes: Array, volume: Array, plane: Plane, start: int, *, stream: int = 0) -> Array:
     """Puts a batch of parallel slices back into a volume, without their padding: the inverse of extract_planes.
 
     Args:
-        planes: [n, c, height, width] float32 or float16.
-        volume: [c, z, y, x] or, for one channel, [z, y, x] float32; slices start..start+n-1 are overwritten.
+        planes: [n, c, height, width] float32, float16 or bfloat16.
+        volume: [c, z, y, x] or, for one channel, [z, y, x], float32 or as planes; slices start..start+n-1 are
+            overwritten.
         plane: see extract_planes.
         start: the first slice.
         stream: see the module.
@@ -157,30 +164,60 @@ def fuse_planes(
     coronal: Array,
     sagittal: Array,
     *,
+    method: Literal["median", "mean"] = "median",
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
     scale: float = 1.0,
     offset: float = 0.0,
+    limits: tuple[float, float] | None = None,
+    mask: Array = None,
+    background: float = -1000.0,
+    dtype: Any = None,
     fused: Array = None,
     spread: Array = None,
     stream: int = 0,
 ) -> tuple[Array, Array]:
-    """Fuses the three planes' predictions: their median, and their range as a measure of doubt.
+    """Fuses the three planes' predictions: their median or mean, and their range as a measure of doubt.
 
-    A voxel where any prediction is NaN is NaN in both.
+    Computed in float32, each operation rounded. A voxel inside the mask where any prediction is NaN is NaN in both.
 
     Args:
-        axial: [z, y, x] float32 in network units.
-        coronal: likewise.
+        axial: [z, y, x] float32, float16 or bfloat16 in network units.
+        coronal: likewise, of the same dtype.
         sagittal: likewise.
+        method: "median", or "mean": (axial w0 + coronal w1 + sagittal w2) / (w0 + w1 + w2).
+        weights: (w0, w1, w2) of the mean, none below 0 and not all 0; the median does not use them.
         scale: HU a network unit.
         offset: HU at network unit 0.
-        fused: [z, y, x] float32, filled; may be one of the inputs.
+        limits: (low, high) [HU] that the fused value is clamped to; the spread is not.
+        mask: [z, y, x] uint8 or bool; 0 is outside the body.
+        background: fused value outside the mask [HU]; the spread is 0 there.
+        dtype: of both outputs, float32 or int16 (rounded half to even, saturated; NaN becomes -32768); by default that
+            of `fused` or `spread`, else float32.
+        fused: [z, y, x], filled; may be an input whose elements are of the same size.
         spread: likewise.
         stream: see the module.
 
     Returns:
-        fused = median * scale + offset [HU] and spread = (max - min) * |scale| [HU].
+        fused = median or mean * scale + offset [HU] and spread = (max - min) * |scale| [HU].
     """
-    return _native.fuse_planes(axial, coronal, sagittal, scale, offset, fused, spread, _empty, stream)
+    name = None if dtype is None else _dtype_name(dtype)
+    return _native.fuse_planes(
+        axial,
+        coronal,
+        sagittal,
+        method,
+        weights,
+        scale,
+        offset,
+        limits,
+        mask,
+        background,
+        name,
+        fused,
+        spread,
+        _empty,
+        stream,
+    )
 
 
 def resample(

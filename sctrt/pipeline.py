@@ -170,10 +170,8 @@ class Synthesizer:
         low, high = self.bundle.manifest.hu_range
         scale, offset = (high - low) / 2, (high + low) / 2
         axial, coronal, sagittal = predictions if len(predictions) == 3 else predictions * 3
-        hu, spread = ops.fuse_planes(axial, coronal, sagittal, scale=scale, offset=offset)
-        if self.fusion == "mean":
-            hu = np.mean(predictions, axis=0) * np.float32(scale) + np.float32(offset)
-        return np.clip(hu, low, high), spread
+        method = "mean" if self.fusion == "mean" else "median"
+        return ops.fuse_planes(axial, coronal, sagittal, method=method, scale=scale, offset=offset, limits=(low, high))
 
     def _report(self, volume: Volume, prepared: NetworkInput, ct: Volume, clock: _Clock) -> dict[str, Any]:
         manifest = self.bundle.manifest

@@ -23,9 +23,10 @@ def nearest_code(latent, codebook):
     return index, np.moveaxis(codebook[index], -1, 1)
 
 
-def extract_planes(volume, plane, start, count, height, width, fill, dtype=np.float32):
-    """[count, c, height, width] slices of volume [c, z, y, x], padded to the right and below."""
+def extract_planes(volume, plane, start, count, height, width, fill, dtype=np.float32, scale=1.0, offset=0.0):
+    """[count, c, height, width] slices of volume [c, z, y, x], scaled, padded to the right and below, cast."""
     slices = np.moveaxis(volume, PLANE_AXIS[plane], 0)[start : start + count]
+    slices = slices.astype(np.float32) * np.float32(scale) + np.float32(offset)
     padding = [(0, 0), (0, 0), (0, height - slices.shape[2]), (0, width - slices.shape[3])]
     return np.pad(slices, padding, constant_values=fill).astype(dtype)
 
@@ -38,11 +39,40 @@ def insert_planes(planes, volume, plane, start):
     return result
 
 
-def fuse_planes(axial, coronal, sagittal, scale, offset):
-    """Median and range of three predictions, scaled; NaN where any of them is."""
-    stack = np.stack([axial, coronal, sagittal])
-    scale, offset = np.float32(scale), np.float32(offset)
-    return np.median(stack, axis=0) * scale + offset, np.ptp(stack, axis=0) * np.abs(scale)
+def fuse_planes(
+    axial,
+    coronal,
+    sagittal,
+    scale,
+    offset,
+    method="median",
+    weights=(1.0, 1.0, 1.0),
+    limits=(-np.inf, np.inf),
+    mask=None,
+    background=-1000.0,
+    dtype=np.float32,
+):
+    """Median or mean of three predictions, scaled and clamped, and their range; NaN where any of them is."""
+    stack = np.stack([axial, coronal, sagittal]).astype(np.float32)
+    scale, offset, *weights = np.array([scale, offset, *weights], np.float32)
+    if method == "median":
+        middle = np.median(stack, axis=0)
+    else:
+        a, b, c = (plane * weight for plane, weight in zip(stack, weights, strict=True))
+        middle = (a + b + c) / (weights[0] + weights[1] + weights[2])
+    fused = np.clip(middle * scale + offset, *np.array(limits, np.float32))
+    fused[np.isnan(stack).any(axis=0)] = np.nan
+    spread = np.ptp(stack, axis=0) * np.abs(scale)
+    if mask is not None:
+        fused, spread = np.where(mask, fused, np.float32(background)), np.where(mask, spread, np.float32(0))
+    return to_dtype(fused, dtype), to_dtype(spread, dtype)
+
+
+def to_dtype(values, dtype):
+    """float32 as it is; int16 rounded half to even and saturated, -32768 for NaN."""
+    if np.dtype(dtype) == np.float32:
+        return values
+    return np.where(np.isnan(values), -32768, np.rint(values).clip(-32768, 32767)).astype(dtype)
 
 
 def normalise(values, reference, exponent):
