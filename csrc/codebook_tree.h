@@ -32,7 +32,7 @@ struct CodebookCandidate {
 struct CodebookTree {
   static constexpr int kDimensions = 3;
   static constexpr int kBits = 17, kRootBits = 3, kNodeBits = 2;  // of a latent's place in a box, along each axis
-  static constexpr int kBoxes = 8;
+  static constexpr int kBoxes = 6;
   static constexpr float kHalf = 1 << (kBits - 1);  // units from a box's centre to its sides
   static constexpr float kGrowth = 4;               // from box to box; 2 of the 8 root cells are the box within
 

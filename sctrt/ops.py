@@ -43,7 +43,7 @@ class Codebook:
     """A codebook prepared once for many lookups: the same answers as the plain array's, much sooner.
 
     With 64 codes or more of dimension 3 it holds a tree of cells, each with the few codes that can be nearest in it
-    (csrc/codebook_tree.h), which takes some 0.1 s to make for 8192 codes. Do not change the codes afterwards.
+    (csrc/codebook_tree.h), which takes a fraction of a second to make. Do not change the codes afterwards.
 
     Args:
         codes: [k, d] float32 on the host, kept and not copied.
