@@ -134,6 +134,9 @@ class NdArray:
     def __getitem__(self, key):
         return NdArray(self.host[key], self.device)
 
+    def reshape(self, *shape):
+        return NdArray(self.host.reshape(*shape), self.device)
+
 
 def empty(shape, dtype=np.float32):
     dtype = np.dtype(dtype)
