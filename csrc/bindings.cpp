@@ -37,7 +37,7 @@ py::tuple bind_nearest_code(const py::object& latent_, const py::object& codes_,
   if (count > std::numeric_limits<std::int32_t>::max())
     throw py::value_error("codebook must have fewer than 2^31 codes, got " + std::to_string(count));
   const std::string dtype = dtype_ ? *dtype_ : given_quantised ? given_quantised->dtype : latent.dtype;
-  expect_sample(dtype, "quantised");
+  expect_one_of(kSamples, dtype, "quantised");
   const View index = output(std::move(given_index), "index", {shape[0], shape[2], shape[3]}, "int32", latent, allocate);
   const View quantised = output(std::move(given_quantised), "quantised", shape, dtype, latent, allocate);
   for (const View* in : {&latent, &codes}) {
@@ -78,8 +78,8 @@ py::object bind_build_codebook_tree(const py::object& codes_, const py::function
   }
   if (data.cells.empty()) return py::none();
   const auto array = [&](const auto& values, std::int64_t columns) {
-    const View out = output(std::nullopt, "tree", {static_cast<std::int64_t>(values.size()), columns}, "int32", codes,
-                            allocate);
+    const View out =
+        output(std::nullopt, "tree", {static_cast<std::int64_t>(values.size()), columns}, "int32", codes, allocate);
     std::memcpy(out.data, values.data(), values.size() * sizeof(values[0]));
     return out.object;
   };
@@ -112,13 +112,6 @@ void expect_cover(const Slices& slices, const std::string& plane, std::int64_t h
     throw py::value_error("height and width must be at least those of the " + plane + " slices, " +
                           text({slices.height, slices.width}) + ", got " + text({height, width}) +
                           "; planes are padded, never cropped");
-}
-
-void expect_one_of(const std::vector<std::string>& dtypes, const std::string& dtype, const std::string& what) {
-  if (std::find(dtypes.begin(), dtypes.end(), dtype) != dtypes.end()) return;
-  std::string wanted = dtypes[0];
-  for (std::size_t i = 1; i < dtypes.size(); ++i) wanted += (i + 1 < dtypes.size() ? ", " : " or ") + dtypes[i];
-  throw py::value_error(what + " must be " + wanted + ", got " + dtype + "; pass one of them as dtype");
 }
 
 py::object bind_extract_planes(const py::object& volume_, const std::string& plane_name, std::int64_t start,

@@ -75,10 +75,11 @@ inline void expect(const View& view, const std::vector<std::string>& dtypes, con
                           ") or " + view.name + ".contiguous()");
 }
 
-inline void expect_sample(const std::string& dtype, const char* name) {
-  if (std::find(kSamples.begin(), kSamples.end(), dtype) == kSamples.end())
-    throw py::value_error(std::string(name) + " must be float32, float16 or bfloat16, got " + dtype +
-                          "; pass one of them as dtype");
+inline void expect_one_of(const std::vector<std::string>& dtypes, const std::string& dtype, const std::string& what) {
+  if (std::find(dtypes.begin(), dtypes.end(), dtype) != dtypes.end()) return;
+  std::string wanted = dtypes[0];
+  for (std::size_t i = 1; i < dtypes.size(); ++i) wanted += (i + 1 < dtypes.size() ? ", " : " or ") + dtypes[i];
+  throw py::value_error(what + " must be " + wanted + ", got " + dtype + "; pass one of them as dtype");
 }
 
 inline void expect_shape(const View& view, const Shape& shape, const std::string& reason) {

@@ -11,8 +11,8 @@ template <bool mean>
 SCTRT_BODY void fuse_voxel(const Fusion& how, float a, float b, float c, float& fused, float& spread) {
   const float low = smaller(a, b), high = larger(a, b);
   const float total = how.weights[0] + how.weights[1] + how.weights[2];
-  const float middle = mean ? (a * how.weights[0] + b * how.weights[1] + c * how.weights[2]) / total
-                            : larger(low, smaller(high, c));
+  const float middle =
+      mean ? (a * how.weights[0] + b * how.weights[1] + c * how.weights[2]) / total : larger(low, smaller(high, c));
   const float range = (larger(high, c) - smaller(low, c)) * (how.scale < 0 ? -how.scale : how.scale);
   const float limited = smaller(larger(middle * how.scale + how.offset, how.low), how.high);
   const bool number = (a == a) & (b == b) & (c == c);
@@ -30,7 +30,7 @@ SCTRT_BODY void convert(float from, std::int16_t& to) {
 
 template <class Sample, class Out>
 struct FusePlanes {
-  static constexpr std::int64_t kTask = 1 << 16, kBlock = RunWriter<Out>::kRoom;  // voxels
+  static constexpr std::int64_t kTask = 1 << 16, kBlock = RunWriter<Out>::kRoom, kAhead = 1024;  // voxels
 
   const Sample *axial, *coronal, *sagittal;
   std::int64_t voxels;
@@ -38,23 +38,35 @@ struct FusePlanes {
   Out *fused, *spread;
   bool streamed;
 
+  // Outputs may be inputs: what is written was read before, in its own block.
   SCTRT_BODY void operator()(std::int64_t task, std::int64_t, std::int64_t) const {
     const std::int64_t first = task * kTask, last = smaller(first + kTask, voxels);
     RunWriter<Out> fused_run(fused + first, streamed), spread_run(spread + first, streamed);
-    float middle[kBlock], range[kBlock];
     for (std::int64_t at = first; at < last; at += kBlock) {
       const std::int64_t count = smaller(kBlock, last - at);
-      if (how.mean)
-        fuse<true>(at, count, middle, range);
-      else
-        fuse<false>(at, count, middle, range);
-      if (how.mask) mask(at, count, middle, range);
-      write(middle, count, fused_run);
-      write(range, count, spread_run);
+      for (const Sample* in : {axial, coronal, sagittal}) ask_for(in + at + kAhead, kBlock);
+      if constexpr (sizeof(Out) == sizeof(float)) {
+        fuse_block(at, count, fused_run.room(), spread_run.room());
+      } else {
+        float middle[kBlock], range[kBlock];
+        fuse_block(at, count, middle, range);
+        round(middle, count, fused_run.room());
+        round(range, count, spread_run.room());
+      }
+      fused_run.put(count);
+      spread_run.put(count);
     }
     fused_run.finish();
     spread_run.finish();
     end_stream();
+  }
+
+  SCTRT_BODY void fuse_block(std::int64_t at, std::int64_t count, float* middle, float* range) const {
+    if (how.mean)
+      fuse<true>(at, count, middle, range);
+    else
+      fuse<false>(at, count, middle, range);
+    if (how.mask) mask(at, count, middle, range);
   }
 
   template <bool mean>
@@ -78,11 +90,9 @@ struct FusePlanes {
     }
   }
 
-  static SCTRT_BODY void write(const float* values, std::int64_t count, RunWriter<Out>& run) {
-    Out* out = run.room();
+  static SCTRT_BODY void round(const float* values, std::int64_t count, Out* out) {
     SCTRT_SIMD
     for (std::int64_t i = 0; i < count; ++i) convert(values[i], out[i]);
-    run.put(count);
   }
 };
 

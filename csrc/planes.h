@@ -29,9 +29,9 @@ struct Unscaled {
 
 // Note [Plane copies]
 // An extraction and an insertion are copies along four axes, named by what is written: groups of channels of lines of
-// elements, where the elements lie side by side. Axial and coronal slices lie so in the source too: a copy of lines, one
-// behind the other in a group and channel. In sagittal ones the lines of the source lie side by side instead (its line
-// step is 1): a transposition.
+// elements, where the elements lie side by side. Axial and coronal slices lie so in the source too: a copy of lines,
+// one behind the other in a group and channel. In sagittal ones the lines of the source lie side by side instead (its
+// line step is 1): a transposition.
 struct Axis {
   std::int64_t count, inner;  // to be written; of them the first `inner` are copied, the others filled
   std::int64_t from, to;      // steps in elements
@@ -78,6 +78,8 @@ inline PlaneCopy insertion(const PlaneBatch& batch) {
 // A task is some lines of one group and channel.
 template <class From, class To, class Map>
 struct CopyLines {
+  static constexpr std::int64_t kAhead = 512;  // elements
+
   PlaneCopy copy;
   const From* from;
   To* to;
@@ -92,16 +94,18 @@ struct CopyLines {
     RunWriter<To> run(to + copy.to_offset(group, channel, first, 0), streamed);
     for (std::int64_t line = first; line < last; ++line) {
       const std::int64_t inner = copy.is_inside(group, line) ? copy.element.inner : 0;
-      copy_line(from + copy.from_offset(group, channel, line, 0), inner, run);
+      const From* source = from + copy.from_offset(group, channel, line, 0);
+      copy_line(source, source + copy.line.from, inner, run);
       fill_line(copy.element.count - inner, run);
     }
     run.finish();
     end_stream();
   }
 
-  SCTRT_BODY void copy_line(const From* source, std::int64_t elements, RunWriter<To>& run) const {
+  SCTRT_BODY void copy_line(const From* source, const From* next, std::int64_t elements, RunWriter<To>& run) const {
     for (std::int64_t at = 0; at < elements; at += run.kRoom) {
-      const std::int64_t count = smaller(elements - at, run.kRoom);
+      const std::int64_t count = smaller(elements - at, run.kRoom), ahead = at + kAhead;
+      ask_for(ahead < elements ? source + ahead : next + (ahead - elements), count);
       To* target = run.room();
       SCTRT_SIMD
       for (std::int64_t i = 0; i < count; ++i) map(source[at + i], target[i]);
@@ -141,12 +145,12 @@ SCTRT_BODY __m128 bits_of_four(const Sample* samples) {
 }
 #endif
 
-// A task is a run of elements of every line of one group and channel, turned a tile of lines at a time in the
-// first-level cache: a tile is one cache line of float32 wide in the source, and its lines are long runs to write.
+// A task is a run of elements of all lines of some groups of one channel, turned a tile at a time in the first-level
+// cache. In the source a tile is at least one cache line wide, and its lines are runs to write, as long as they may be.
 template <class From, class To, class Map>
 struct CopyTransposed {
-  static constexpr std::int64_t kTile = 16, kRun = 512;
-  static constexpr std::int64_t kPitch = kRun + 16;  // of the tile's lines: they do not crowd one set of the cache
+  static constexpr std::int64_t kLines = 16, kMostLines = 64, kRun = 256, kGap = 16;
+  static constexpr std::int64_t kShort = 256 / sizeof(To);  // a run of few whole lines is stored as usual
 
   PlaneCopy copy;
   const From* from;
@@ -154,64 +158,107 @@ struct CopyTransposed {
   Map map;
   To fill;
   bool streamed;
-  std::int64_t runs;  // that cover the elements of a line
+  std::int64_t runs, groups, parts;  // runs of a line; groups of a task; tasks that cover all groups
+  std::int64_t pitch, lines, tiles;  // of a tile; its lines; tiles that cover all lines
+
+  // The pitch keeps a tile's lines from crowding into one set of the cache.
+  void set_sizes() {
+    constexpr std::int64_t kTask = 1 << 15;  // elements
+    const std::int64_t run = smaller(kRun, copy.element.count);
+    runs = (copy.element.count + kRun - 1) / kRun;
+    pitch = (run + 15) / 16 * 16 + kGap;
+    lines = larger(kLines, smaller(kMostLines, kLines * (kRun + kGap) / pitch / kLines * kLines));
+    tiles = (copy.line.count + lines - 1) / lines;
+    groups = larger(std::int64_t{1}, kTask / (run * copy.line.count));
+    parts = (copy.group.count + groups - 1) / groups;
+    streamed = streamed && run >= kShort;
+  }
+
+  struct Place {
+    const From* source;
+    To* target;
+    std::int64_t inner, lines;  // elements to copy; lines of this tile
+  };
+
+  SCTRT_BODY Place place(std::int64_t channel, std::int64_t group, std::int64_t line, std::int64_t element) const {
+    const std::int64_t inner = copy.is_inside(group, line) ? copy.element.inner - element : 0;
+    return {from + copy.from_offset(group, channel, line, element), to + copy.to_offset(group, channel, line, element),
+            larger(std::int64_t{0}, smaller(kRun, inner)), smaller(lines, copy.line.count - line)};
+  }
 
   SCTRT_BODY void operator()(std::int64_t task, std::int64_t, std::int64_t) const {
-    const std::int64_t first = task % runs * kRun, count = smaller(kRun, copy.element.count - first);
-    const std::int64_t channel = task / runs % copy.channel.count, group = task / runs / copy.channel.count;
-    const std::int64_t rest = copy.is_inside(group, 0) ? copy.element.inner - first : 0;
-    const std::int64_t inner = larger(std::int64_t{0}, smaller(count, rest));
-    alignas(64) std::uint32_t tile[kTile * kPitch];
-    for (std::int64_t line = 0; line < copy.line.count; line += kTile) {
-      const std::int64_t lines = smaller(kTile, copy.line.count - line);
-      transpose(from + copy.from_offset(group, channel, line, first), inner, lines, tile);
-      for (std::int64_t l = 0; l < lines; ++l)
-        write(tile + l * kPitch, inner, count, to + copy.to_offset(group, channel, line + l, first));
+    const std::int64_t element = task % runs * kRun, count = smaller(kRun, copy.element.count - element);
+    const std::int64_t first = task / runs % parts * groups, channel = task / runs / parts;
+    const std::int64_t steps = smaller(groups, copy.group.count - first) * tiles;
+    alignas(64) std::uint32_t tile[kLines * (kRun + kGap)];
+    Place now = place(channel, first, 0, element);
+    for (std::int64_t step = 0; step < steps; ++step) {
+      const std::int64_t next_step = smaller(step + 1, steps - 1);
+      const Place next = place(channel, first + next_step / tiles, next_step % tiles * lines, element);
+      transpose(now.source, now.inner, now.lines, tile);
+      for (std::int64_t line = 0; line < now.lines; ++line) {
+        ask_for_next(next, line, count);
+        write(tile + line * pitch, now.inner, count, now.target + line * copy.line.to);
+      }
+      now = next;
     }
     end_stream();
   }
 
-  SCTRT_BODY void transpose(const From* source, std::int64_t elements, std::int64_t lines, std::uint32_t* tile) const {
+  // A share of what the next tile reads, and the lines of a short run, which its stores change in part.
+  SCTRT_BODY void ask_for_next(const Place& next, std::int64_t line, std::int64_t count) const {
+    const std::int64_t share = (next.inner + next.lines - 1) / next.lines, first = line * share;
+    for (std::int64_t e = first; e < smaller(first + share, next.inner); ++e) {
+      const From* row = next.source + e * copy.element.from;
+      ask_for(row, next.lines);
+      ask_for(row + next.lines - 1, 1);
+    }
+    if (count < kShort) ask_for(next.target + line * copy.line.to, count);
+  }
+
+  SCTRT_BODY void transpose(const From* source, std::int64_t elements, std::int64_t count, std::uint32_t* tile) const {
     const std::int64_t step = copy.element.from;
     std::int64_t e = 0;
 #ifdef SCTRT_SSE2
     for (; e + 4 <= elements; e += 4) {
       const From* four = source + e * step;
       std::int64_t l = 0;
-      for (; l + 4 <= lines; l += 4) transpose_four(four + l, step, tile + l * kPitch + e);
-      for (; l < lines; ++l)
-        for (int i = 0; i < 4; ++i) tile[l * kPitch + e + i] = bits_of(four[i * step + l]);
-      for (int i = 0; i < 4; ++i) __builtin_prefetch(four + i * step + 2 * kTile - 1);  // of the next tile
+      for (; l + 4 <= count; l += 4) transpose_four(four + l, step, tile + l * pitch + e);
+      for (; l < count; ++l)
+        for (int i = 0; i < 4; ++i) tile[l * pitch + e + i] = bits_of(four[i * step + l]);
     }
 #endif
     for (; e < elements; ++e)
-      for (std::int64_t l = 0; l < lines; ++l) tile[l * kPitch + e] = bits_of(source[e * step + l]);
+      for (std::int64_t l = 0; l < count; ++l) tile[l * pitch + e] = bits_of(source[e * step + l]);
   }
 
 #ifdef SCTRT_SSE2
-  static SCTRT_BODY void transpose_four(const From* source, std::int64_t step, std::uint32_t* tile) {
+  SCTRT_BODY void transpose_four(const From* source, std::int64_t step, std::uint32_t* tile) const {
     __m128 a = bits_of_four(source), b = bits_of_four(source + step);
     __m128 c = bits_of_four(source + 2 * step), d = bits_of_four(source + 3 * step);
     _MM_TRANSPOSE4_PS(a, b, c, d);
     float* out = reinterpret_cast<float*>(tile);
     _mm_store_ps(out, a);
-    _mm_store_ps(out + kPitch, b);
-    _mm_store_ps(out + 2 * kPitch, c);
-    _mm_store_ps(out + 3 * kPitch, d);
+    _mm_store_ps(out + pitch, b);
+    _mm_store_ps(out + 2 * pitch, c);
+    _mm_store_ps(out + 3 * pitch, d);
   }
 #endif
 
   SCTRT_BODY void write(const std::uint32_t* bits, std::int64_t inner, std::int64_t count, To* line) const {
     RunWriter<To> run(line, streamed);
-    To* target = run.room();
-    SCTRT_SIMD
-    for (std::int64_t i = 0; i < inner; ++i) {
-      From sample;
-      from_bits(bits[i], sample);
-      map(sample, target[i]);
+    for (std::int64_t at = 0; at < count; at += run.kRoom) {
+      const std::int64_t end = smaller(count - at, run.kRoom), copied = smaller(end, inner - at);
+      To* target = run.room();
+      SCTRT_SIMD
+      for (std::int64_t i = 0; i < copied; ++i) {
+        From sample;
+        from_bits(bits[at + i], sample);
+        map(sample, target[i]);
+      }
+      for (std::int64_t i = larger(copied, std::int64_t{0}); i < end; ++i) target[i] = fill;
+      run.put(end);
     }
-    for (std::int64_t i = inner; i < count; ++i) target[i] = fill;
-    run.put(count);
     run.finish();
   }
 };
@@ -226,10 +273,10 @@ void copy_planes_on(Cpu device, const PlaneCopy& copy, bool transposed, const Fr
   convert(fill, filled);
   const std::int64_t images = copy.group.count * copy.channel.count;
   if (transposed) {
-    using Kernel = CopyTransposed<From, To, Map>;
-    const std::int64_t runs = (copy.element.count + Kernel::kRun - 1) / Kernel::kRun;
-    const std::int64_t columns = smaller(Kernel::kRun, copy.element.count) * copy.line.count;
-    parallel_for(device, images * runs, columns, Kernel{copy, from, to, map, filled, streamed, runs});
+    CopyTransposed<From, To, Map> kernel{copy, from, to, map, filled, streamed, 0, 0, 0, 0, 0, 0};
+    kernel.set_sizes();
+    const std::int64_t columns = kernel.groups * copy.element.count * copy.line.count / kernel.runs;
+    parallel_for(device, copy.channel.count * kernel.parts * kernel.runs, columns, kernel);
   } else {
     const std::int64_t lines = larger(std::int64_t{1}, kTask / copy.element.count);
     const std::int64_t parts = (copy.line.count + lines - 1) / lines;

@@ -16,8 +16,8 @@ struct CudaCopy {
   To* to;
   Map map;
   To fill;
-  unsigned tiles;                 // along the axis that blockIdx.x counts first
-  bool wide_loads, wide_stores;   // packs are aligned in `from`, in `to`
+  unsigned tiles;                // along the axis that blockIdx.x counts first
+  bool wide_loads, wide_stores;  // packs are aligned in `from`, in `to`
 };
 
 // A block of 32 x 8 threads copies 32 lines of 128 elements; a thread four neighbours where they can be stored at once,
@@ -175,8 +175,7 @@ void copy_lines(Cuda device, CudaCopy<From, To, Map> job) {
   const std::int64_t line_tiles = (copy.line.count + kLineTile - 1) / kLineTile;
   const std::int64_t element_tiles = (copy.element.count + kElementTile - 1) / kElementTile;
   job.tiles = static_cast<unsigned>(element_tiles);
-  job.wide_loads =
-      is_aligned<kWide>(job.from, {copy.from_start, copy.group.from, copy.channel.from, copy.line.from});
+  job.wide_loads = is_aligned<kWide>(job.from, {copy.from_start, copy.group.from, copy.channel.from, copy.line.from});
   job.wide_stores =
       is_aligned<kWide>(job.to, {copy.to_start, copy.group.to, copy.channel.to, copy.line.to, copy.element.count});
   launch(device, copy_lines_kernel<From, To, Map>, copy_blocks(copy, line_tiles * element_tiles),

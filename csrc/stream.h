@@ -11,9 +11,10 @@
 namespace sctrt {
 
 // Note [Streaming]
-// An ordinary store reads the line that it changes, so filling memory moves half as many bytes again as it writes. Lines
-// written past the caches are not read, but whoever reads them next waits for memory. Arrays from this size on leave the
-// caches anyway before they are read; smaller ones, such as a batch that an engine takes at once, are stored as usual.
+// An ordinary store reads the line that it changes, so filling memory moves half as many bytes again as it writes.
+// Lines written past the caches are not read, but whoever reads them next waits for memory. Arrays from this size on
+// leave the caches anyway before they are read; smaller ones, such as a batch that an engine takes at once, are stored
+// as usual.
 constexpr std::int64_t kStreamedBytes = 16 << 20;  // half of a large last-level cache
 
 template <class T>
@@ -25,6 +26,12 @@ bool is_streamed([[maybe_unused]] std::int64_t elements) {
 #endif
 }
 
+// Asks for the lines of `count` elements, so that reading memory goes on while others are written. Any address will do.
+template <class T>
+SCTRT_BODY void ask_for(const T* elements, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(elements + i);
+}
+
 // Waits until what this thread streamed can be seen by others.
 SCTRT_BODY void end_stream() {
 #ifdef SCTRT_SSE2
@@ -32,12 +39,13 @@ SCTRT_BODY void end_stream() {
 #endif
 }
 
-// Writes a run of elements: fill room() with up to kRoom of them, put() as many, ..., finish(). Streamed ones wait until
-// they make whole lines; the lines that the run begins and ends in are not its own and are stored as usual.
+// Writes a run of elements: fill room() with up to kRoom of them, put() as many, ..., finish(). Streamed ones wait
+// until they make whole lines; the lines that the run begins and ends in are not its own and are stored as usual.
+// See Note [Streaming].
 template <class T>
 class RunWriter {
  public:
-  static constexpr std::int64_t kRoom = 1024;
+  static constexpr std::int64_t kRoom = 64;  // a few lines: longer bursts to two arrays in turn halve the speed
 
   SCTRT_BODY RunWriter(T* to, bool streamed) : to_(to), streamed_(streamed) {
     if (!streamed) return;

@@ -1,4 +1,4 @@
-"""The kernels on any array: NumPy, PyTorch and CuPy, on the host or on one GPU; nothing of PET, files or engines.
+"""The kernels on any array: NumPy, PyTorch, CuPy and PyCUDA, on the host or on one GPU; nothing of PET or engines.
 
 Every function fills and returns `out`, or, where none is given, an array that it makes with the library and on the
 device of its first argument (NumPy for a host array of another library). Nothing is copied, cast or moved: an array of

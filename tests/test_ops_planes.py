@@ -17,7 +17,7 @@ from sctrt import ops
 PLANES = ["axial", "coronal", "sagittal"]
 SIZES = {"axial": (1, 2, 3), "coronal": (2, 1, 3), "sagittal": (3, 1, 2)}  # axes of [c, z, y, x]: slices, rows, columns
 DTYPES = ["float32", "float16", "bfloat16"]
-EDGES = [1, 4, 8, 16, 32, 64, 128, 512]  # elements of the tiles that are turned, and of vectors
+EDGES = [1, 4, 8, 16, 32, 64, 128, 256, 512]  # elements of the tiles that are turned, and of vectors
 POISON = 0x7F  # of every byte: a NaN in bfloat16 and in float16, and no number that a test uses in float32
 STREAMED = (5, 1024, 1031)  # more than 16 MiB of float32: written past the caches
 
