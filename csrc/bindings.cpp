@@ -53,7 +53,7 @@ py::tuple bind_nearest_code(const py::object& latent_, const py::object& codes_,
     expect_same_place(latent, {&borrowed[0], &borrowed[1]});
     tree.emplace();
     tree->cells = borrowed[0].as<const CodebookCell>();
-    tree->candidates = borrowed[1].as<const CodebookCandidate>();
+    tree->groups = borrowed[1].as<const CodebookGroup>();
     std::copy_n(std::get<2>(*tree_).begin(), CodebookTree::kDimensions, tree->centre);
     std::copy_n(std::get<3>(*tree_).begin(), CodebookTree::kDimensions, tree->scale);
   }
@@ -65,7 +65,7 @@ py::tuple bind_nearest_code(const py::object& latent_, const py::object& codes_,
   return py::make_tuple(index.object, quantised.object);
 }
 
-// Cells [n, 2] and candidates [m, 4] as int32 arrays beside `codes`, centre and scale; None where there is no tree.
+// Cells [n, 2] and groups of candidates [m, 32] as int32 arrays beside `codes`, centre and scale; None where there is no tree.
 py::object bind_build_codebook_tree(const py::object& codes_, const py::function& allocate) {
   const View codes = view(codes_, "codes");
   if (codes.place.gpu >= 0) throw DeviceError("codes must lie on the CPU, got " + codes.place.name());
@@ -83,7 +83,7 @@ py::object bind_build_codebook_tree(const py::object& codes_, const py::function
     std::memcpy(out.data, values.data(), values.size() * sizeof(values[0]));
     return out.object;
   };
-  return py::make_tuple(array(data.cells, 2), array(data.candidates, 4),
+  return py::make_tuple(array(data.cells, 2), array(data.groups, sizeof(CodebookGroup) / 4),
                         std::vector<float>(data.centre, data.centre + CodebookTree::kDimensions),
                         std::vector<float>(data.scale, data.scale + CodebookTree::kDimensions));
 }

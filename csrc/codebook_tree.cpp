@@ -14,11 +14,12 @@ using Tree = CodebookTree;
 using Point = std::array<double, Tree::kDimensions>;  // relative to the tree's centre
 using List = std::vector<std::int32_t>;               // codes, as numbers of Builder::points_, ascending
 
-constexpr std::size_t kFew = 16;    // a list that is not worth splitting
-constexpr std::size_t kMost = 128;  // a longer list is not kept: comparing all codes in blocks is about as fast
+// Lists that are not worth splitting: among the codes, and away from them, where latents are rare.
+constexpr std::size_t kFew = CodebookGroup::kSize, kFewAway = 128;
+constexpr std::size_t kMost = 512;  // a longer list is not kept: comparing all codes in blocks is about as fast
 // Tests of one code in one cell that may be spent on the innermost box and on each of those around it. Ordinary
 // codebooks take a third; codebooks with many codes equally near to many places (all on a circle, say) spend it.
-constexpr std::int64_t kTestsWithin = 20'000'000, kTestsAround = 2'000'000;
+constexpr std::int64_t kTestsWithin = 20'000'000, kTestsAround = 3'000'000;
 constexpr std::int64_t kTestsASplit = 16;  // that a code of a cell takes when the cell is split, about
 
 // Rounding of a float32 sum of three squared differences, relative, is below 5 * 2^-24, and of either of two sums that
@@ -46,10 +47,10 @@ struct Pending {
   List list;
 };
 
-// The cells that one Pending becomes. Numbers of cells and candidates count from the Split's own first.
+// The cells that one Pending becomes. Numbers of cells and groups count from the Split's own first.
 struct Split {
   std::vector<CodebookCell> cells;
-  std::vector<CodebookCandidate> candidates;
+  std::vector<CodebookGroup> groups;
   std::vector<Pending> pending;
   std::int64_t tests = 0;
 };
@@ -125,7 +126,7 @@ class Builder {
     std::int64_t cost = 0;
     for (const Pending& item : pending) cost += static_cast<std::int64_t>(item.list.size()) * kTestsASplit;
     if (cost > tests_left_) {
-      for (const Pending& item : pending) keep(item.list, tree_.cells[item.cell], tree_.candidates);
+      for (const Pending& item : pending) keep(item.list, tree_.cells[item.cell], tree_.groups);
       return {};
     }
     std::vector<Split> splits(pending.size());
@@ -147,13 +148,13 @@ class Builder {
   }
 
   void append(Split& split, std::int64_t first, std::vector<Pending>& next) {
-    const auto shift = static_cast<std::int32_t>(tree_.candidates.size());
+    const auto shift = static_cast<std::int32_t>(tree_.groups.size());
     for (std::size_t i = 0; i < split.cells.size(); ++i) {
       CodebookCell cell = split.cells[i];
       if (cell.count >= 0) cell.begin += shift;
       tree_.cells[first + static_cast<std::int64_t>(i)] = cell;
     }
-    tree_.candidates.insert(tree_.candidates.end(), split.candidates.begin(), split.candidates.end());
+    tree_.groups.insert(tree_.groups.end(), split.groups.begin(), split.groups.end());
     for (Pending& item : split.pending) {
       item.cell += first;
       next.push_back(std::move(item));
@@ -168,14 +169,14 @@ class Builder {
     const Box box = box_of(place);
     const List list = can_be_nearest(parent, box);
     const int cell_bits = node.bits - bits;
-    if (list.size() <= kFew || (list.size() <= kMost && !is_near(list, box))) {
+    if (list.size() <= kFew || (list.size() <= kFewAway && !is_near(list, box))) {
       CodebookCell cell;
-      keep(list, cell, split.candidates);
+      keep(list, cell, split.groups);
       fill(place, node, cell_bits, bits, cell, split.cells);
     } else if (place.bits == cell_bits) {
       CodebookCell& cell = split.cells[number(place.first, node, cell_bits, bits)];
       if (cell_bits == 0)
-        keep(list, cell, split.candidates);
+        keep(list, cell, split.groups);
       else
         split.pending.push_back({number(place.first, node, cell_bits, bits), place, list});
     } else {
@@ -210,13 +211,20 @@ class Builder {
           cells[number({place.first[0] + x, place.first[1] + y, place.first[2] + z}, node, cell_bits, bits)] = cell;
   }
 
-  void keep(const List& list, CodebookCell& cell, std::vector<CodebookCandidate>& candidates) const {
+  void keep(const List& list, CodebookCell& cell, std::vector<CodebookGroup>& groups) const {
     cell = {0, CodebookCell::kMany};
     if (list.size() > kMost) return;
-    cell = {static_cast<std::int32_t>(candidates.size()), static_cast<std::int32_t>(list.size())};
-    for (std::int32_t i : list) {
-      const std::int32_t index = indices_[i];
-      candidates.push_back({{code(index, 0), code(index, 1), code(index, 2)}, index});
+    cell = {static_cast<std::int32_t>(groups.size()), 0};
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      const std::size_t lane = i % CodebookGroup::kSize;
+      if (lane == 0) {
+        groups.push_back({});
+        std::fill_n(groups.back().code[0], CodebookGroup::kSize, std::numeric_limits<float>::infinity());
+        ++cell.count;
+      }
+      const std::int32_t index = indices_[list[i]];
+      for (int d = 0; d < Tree::kDimensions; ++d) groups.back().code[d][lane] = code(index, d);
+      groups.back().index[lane] = index;
     }
   }
 

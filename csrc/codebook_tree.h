@@ -4,7 +4,7 @@
 // Boxes of 2, 8, 32, ... times the codebook's size lie around each other; a latent belongs to the smallest that holds
 // it. Each box is a grid of 8^3 cells, and a cell is a list of candidates or a node of 4^3 cells, and so on down to
 // 2^17 units along an axis. Codes are left out of a list only where they cannot be nearest, nor equally near, to any
-// point of the cell in float32 arithmetic either (see CodebookTree), so a search of the list gives what a search of all
+// point of the cell in float32 arithmetic either (see codebook_tree.cpp), so a search of the list gives what a search of all
 // codes gives, to the bit. Where no list is kept (far outside, or where too many codes are equally near) the search
 // says so and all codes are compared.
 #pragma once
@@ -17,16 +17,19 @@ namespace sctrt {
 
 SCTRT_BODY float squared(float value) { return value * value; }
 
-// begin: of its candidates, or of its 64 cells where count is kNode. kMany: no list is kept.
+// begin: of its groups of candidates, or of its 64 cells where count is kNode. kMany: no list is kept.
 struct CodebookCell {
   static constexpr std::int32_t kNode = -1, kMany = -2;
 
   std::int32_t begin, count;
 };
 
-struct CodebookCandidate {
-  float code[3];
-  std::int32_t index;
+// Candidates that are compared at once; of those that fill up a list's last group the codes are infinite.
+struct CodebookGroup {
+  static constexpr int kSize = 8;
+
+  float code[3][kSize];
+  std::int32_t index[kSize];
 };
 
 struct CodebookTree {
@@ -37,7 +40,7 @@ struct CodebookTree {
   static constexpr float kGrowth = 4;               // from box to box; 2 of the 8 root cells are the box within
 
   const CodebookCell* cells;  // the boxes' root cells, box by box, then the nodes
-  const CodebookCandidate* candidates;
+  const CodebookGroup* groups;
   float centre[kDimensions];
   float scale[kDimensions];  // units of the innermost box per unit of the latent, powers of two
 
@@ -59,16 +62,33 @@ struct CodebookTree {
       cell = cells[cell.begin + within(x, y, z_, shift, kNodeBits)];
     }
     if (cell.count < 0) return -1;
-    float least = bit_cast<float>(0x7f800000u);  // infinity
-    std::int32_t index = 0;
-    for (std::int32_t i = cell.begin; i < cell.begin + cell.count; ++i) {
-      const CodebookCandidate candidate = candidates[i];
-      float distance = 0;
-      for (int d = 0; d < kDimensions; ++d) distance += squared(z[d] - candidate.code[d]);
-      index = distance < least ? candidate.index : index;
-      least = distance < least ? distance : least;
+    constexpr int kSize = CodebookGroup::kSize;
+    float least[kSize];
+    std::int32_t index[kSize];
+    for (int lane = 0; lane < kSize; ++lane) {
+      least[lane] = bit_cast<float>(0x7f800000u);  // infinity
+      index[lane] = 0;
     }
-    return index;
+    for (std::int32_t g = cell.begin; g < cell.begin + cell.count; ++g) {
+      const CodebookGroup& group = groups[g];
+      SCTRT_SIMD
+      for (int lane = 0; lane < kSize; ++lane) {
+        float distance = squared(z[0] - group.code[0][lane]);
+        for (int d = 1; d < kDimensions; ++d) distance += squared(z[d] - group.code[d][lane]);
+        const bool nearer = distance < least[lane];
+        index[lane] = nearer ? group.index[lane] : index[lane];
+        least[lane] = nearer ? distance : least[lane];
+      }
+    }
+    for (int half = kSize / 2; half > 0; half /= 2)
+      for (int lane = 0; lane < half; ++lane) {
+        const float other = least[lane + half];
+        const std::int32_t code = index[lane + half];
+        const bool nearer = (other < least[lane]) | ((other == least[lane]) & (code < index[lane]));
+        index[lane] = nearer ? code : index[lane];
+        least[lane] = nearer ? other : least[lane];
+      }
+    return index[0];
   }
 
   static SCTRT_BODY bool inside(float units) { return units >= -kHalf && units < kHalf; }
@@ -88,7 +108,7 @@ struct CodebookTree {
 // What a CodebookTree points to, on the host. No cells: the codes have no tree (see build_codebook_tree).
 struct CodebookTreeData {
   std::vector<CodebookCell> cells;
-  std::vector<CodebookCandidate> candidates;
+  std::vector<CodebookGroup> groups;
   float centre[CodebookTree::kDimensions], scale[CodebookTree::kDimensions];
 };
 

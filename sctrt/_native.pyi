@@ -5,7 +5,7 @@ from typing import Any
 
 Allocate = Callable[[Any, tuple[int, ...], str], Any]
 
-Tree = tuple[Any, Any, list[float], list[float]]  # cells, candidates, centre, scale
+Tree = tuple[Any, Any, list[float], list[float]]  # cells, groups, centre, scale
 
 def build_codebook_tree(codes: Any, allocate: Allocate) -> Tree | None: ...
 def nearest_code(

@@ -54,7 +54,7 @@ class Codebook:
     """
 
     codes: Array
-    tree: tuple[Array, Array, list[float], list[float]] | None  # cells, candidates, centre, scale
+    tree: tuple[Array, Array, list[float], list[float]] | None  # cells, groups, centre, scale
 
     def __init__(self, codes: Array) -> None:
         self.codes = codes

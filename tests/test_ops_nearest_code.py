@@ -159,12 +159,11 @@ def test_a_codebook_is_searched_as_documented(kind, seed, k):
 
 def test_a_codebook_s_cells_leave_few_codes_to_compare(rng):
     codes = rng.normal(size=(2048, 3)).astype(np.float32)
-    cells, candidates, _, _ = ops.Codebook(codes).tree
-    assert cells.shape[1] == 2
-    assert candidates.shape[1] == 4
+    cells, groups, _, _ = ops.Codebook(codes).tree
+    assert groups.shape[1] == 32  # eight codes and their indices
     lists = cells[cells[:, 1] > 0, 1]
-    assert lists.max() <= 128
-    assert lists.mean() < 32
+    assert lists.max() <= 512 // 8
+    assert lists.mean() < 3
 
 
 @pytest.mark.parametrize("d", [1, 2, 4, 8])
