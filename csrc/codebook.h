@@ -34,10 +34,12 @@ struct NearestCode {
     std::int32_t* found = index + image * positions + origin;
     std::int16_t left[kLeft];
     int count_left = 0;
-    for (int position = begin; position < end; ++position) {
-      found[position] = tree.nearest(latent, corner + position, positions);
-      if (found[position] < 0) left[count_left++] = static_cast<std::int16_t>(position);
+    for (int start = begin; start < end; start += Lanes) {
+      const int some = smaller(Lanes, end - start);
+      tree.template nearest<Lanes>(latent, corner + start, positions, some, found + start);
     }
+    for (int position = begin; position < end; ++position)
+      if (found[position] < 0) left[count_left++] = static_cast<std::int16_t>(position);
     for (int start = 0; start < count_left; start += Lanes)
       compare_all(corner, left + start, smaller(Lanes, count_left - start), found);
     for (int d = 0; d < size(); ++d)
@@ -105,18 +107,28 @@ struct NearestCode {
   }
 };
 
+// nearest: index of the code nearest to each of `count` latents whose dimensions lie at `at` and every `step` on; -1
+// where all codes have to be compared.
 struct NoTree {
-  SCTRT_BODY std::int32_t nearest(AnySamples, std::int64_t, std::int64_t) const { return -1; }
+  template <int Lanes>
+  SCTRT_BODY void nearest(AnySamples, std::int64_t, std::int64_t, int count, std::int32_t* found) const {
+    for (int i = 0; i < count; ++i) found[i] = -1;
+  }
 };
 
 struct WithTree {
   CodebookTree tree;
 
-  // Of the latent whose dimensions lie at `at` and every `step` on.
-  SCTRT_BODY std::int32_t nearest(AnySamples latent, std::int64_t at, std::int64_t step) const {
-    float z[CodebookTree::kDimensions];
-    for (int d = 0; d < CodebookTree::kDimensions; ++d) z[d] = latent.load(at + d * step);
-    return tree.nearest(z);
+  template <int Lanes>
+  SCTRT_BODY void nearest(AnySamples latent, std::int64_t at, std::int64_t step, int count, std::int32_t* found) const {
+    float z[Lanes][CodebookTree::kDimensions];
+    CodebookCell cell[Lanes];
+    for (int i = 0; i < count; ++i) {
+      for (int d = 0; d < CodebookTree::kDimensions; ++d) z[i][d] = latent.load(at + i + d * step);
+      cell[i] = tree.cell_of(z[i]);
+      tree.prefetch(cell[i]);
+    }
+    for (int i = 0; i < count; ++i) found[i] = tree.nearest(z[i], cell[i]);
   }
 };
 

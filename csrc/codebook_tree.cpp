@@ -15,7 +15,7 @@ using Point = std::array<double, Tree::kDimensions>;  // relative to the tree's 
 using List = std::vector<std::int32_t>;               // codes, as numbers of Builder::points_, ascending
 
 // Lists that are not worth splitting: among the codes, and away from them, where latents are rare.
-constexpr std::size_t kFew = CodebookGroup::kSize, kFewAway = 128;
+constexpr std::size_t kFew = 2 * CodebookGroup::kSize, kFewAway = 128;
 constexpr std::size_t kMost = 512;  // a longer list is not kept: comparing all codes in blocks is about as fast
 // Tests of one code in one cell that may be spent on the innermost box and on each of those around it. Ordinary
 // codebooks take a third; codebooks with many codes equally near to many places (all on a circle, say) spend it.

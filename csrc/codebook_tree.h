@@ -4,9 +4,9 @@
 // Boxes of 2, 8, 32, ... times the codebook's size lie around each other; a latent belongs to the smallest that holds
 // it. Each box is a grid of 8^3 cells, and a cell is a list of candidates or a node of 4^3 cells, and so on down to
 // 2^17 units along an axis. Codes are left out of a list only where they cannot be nearest, nor equally near, to any
-// point of the cell in float32 arithmetic either (see codebook_tree.cpp), so a search of the list gives what a search of all
-// codes gives, to the bit. Where no list is kept (far outside, or where too many codes are equally near) the search
-// says so and all codes are compared.
+// point of the cell in float32 arithmetic either (see codebook_tree.cpp), so a search of the list gives what a search
+// of all codes gives, to the bit. Where no list is kept (far outside, or where too many codes are equally near) the
+// search says so and all codes are compared.
 #pragma once
 
 #include <vector>
@@ -44,14 +44,14 @@ struct CodebookTree {
   float centre[kDimensions];
   float scale[kDimensions];  // units of the innermost box per unit of the latent, powers of two
 
-  // Index of the code nearest to z, lowest of equals; -1 where no list is kept.
-  SCTRT_BODY std::int32_t nearest(const float z[kDimensions]) const {
+  // The cell that a latent lies in; kMany where there is none.
+  SCTRT_BODY CodebookCell cell_of(const float z[kDimensions]) const {
     float units[kDimensions];
     std::int64_t box = 0;
     // Powers of two scale exactly: z - centre is the only rounding on the way to a cell.
     for (int d = 0; d < kDimensions; ++d) units[d] = (z[d] - centre[d]) * scale[d];
     while (!(inside(units[0]) && inside(units[1]) && inside(units[2]))) {
-      if (++box == kBoxes) return -1;
+      if (++box == kBoxes) return {0, CodebookCell::kMany};
       for (int d = 0; d < kDimensions; ++d) units[d] *= 1 / kGrowth;
     }
     const std::int32_t x = place(units[0]), y = place(units[1]), z_ = place(units[2]);
@@ -61,6 +61,21 @@ struct CodebookTree {
       shift -= kNodeBits;
       cell = cells[cell.begin + within(x, y, z_, shift, kNodeBits)];
     }
+    return cell;
+  }
+
+  // Asks for a cell's first groups, which are too many for the caches that are near.
+  SCTRT_BODY void prefetch([[maybe_unused]] CodebookCell cell) const {
+#ifndef __CUDACC__
+    if (cell.count <= 0) return;
+    const char* first = reinterpret_cast<const char*>(groups + cell.begin);
+    __builtin_prefetch(first);
+    __builtin_prefetch(first + 64);
+#endif
+  }
+
+  // Index of the code nearest to z among those of its cell, lowest of equals; -1 where no list is kept.
+  SCTRT_BODY std::int32_t nearest(const float z[kDimensions], CodebookCell cell) const {
     if (cell.count < 0) return -1;
     constexpr int kSize = CodebookGroup::kSize;
     float least[kSize];
