@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one call: builds the kernels in place for the GPU that is here, runs the tests that
-# need it, checks the kernels with compute-sanitizer, and measures them. Needs nvcc, CMake, ninja, and a Python that has
-# sctrt's own dependencies, the [test] extra's and CuPy; no network.
+# need it, checks the kernels with compute-sanitizer, and measures them. No network. Needs nvcc, CMake, ninja and a Python
+# with pybind11, PyTorch, CuPy, nibabel, pydantic, rich, ml_dtypes, pytest and hypothesis (SciPy for rows beside it).
 #
-# Usage: [PYTHON=python3] [OUT=benchmarks/results] benchmarks/gpu.sh [build|test|memcheck|racecheck|initcheck|synccheck|bench]...
+# Usage: [PYTHON=python3] [OUT=benchmarks/results] benchmarks/gpu.sh [build|test|bench|memcheck|racecheck|initcheck|synccheck]...
 # Without arguments all of them. A part that fails does not stop the next; the exit status is 1 if any did.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 out=${OUT:-benchmarks/results}
 mkdir -p "$out" build
-[ $# -gt 0 ] || set -- build test memcheck racecheck initcheck synccheck bench
+[ $# -gt 0 ] || set -- build test bench memcheck racecheck initcheck synccheck
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 SCTRT_REQUIRE_CUDA=1
 
 build() {
@@ -23,7 +23,9 @@ build() {
 }
 
 run_tests() {
-  "$python" -m pytest --tb=short -m gpu --continue-on-collection-errors
+  local files
+  mapfile -t files < <(grep -l 'mark\.gpu' tests/test_*.py) # the others may need what is not here
+  "$python" -m pytest --tb=short -m gpu --continue-on-collection-errors "${files[@]}"
 }
 
 # One allocation an array, so that its end is seen (CuPy's: tests/conftest.py); the shim runs on no GPU. Only our

@@ -4,9 +4,14 @@ result = sctrt.synthesize("nac.nii.gz")
 result.ct.save("ct.nii.gz")
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .errors import BundleError, DeviceError, EngineError, SctrtError, VolumeError
-from .pipeline import Synthesis, Synthesizer, synthesize
 from .volume import Volume
+
+if TYPE_CHECKING:
+    from .pipeline import Synthesis, Synthesizer, synthesize
 
 __all__ = [
     "BundleError",
@@ -19,3 +24,10 @@ __all__ = [
     "VolumeError",
     "synthesize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The pipeline when it is asked for: the kernels alone, `sctrt.ops`, need NumPy and nothing else."""
+    if name in ("Synthesis", "Synthesizer", "synthesize"):
+        return getattr(import_module(".pipeline", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

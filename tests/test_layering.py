@@ -192,3 +192,15 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
     loaded = set(run_blocked(script, TRAINING_LIBRARIES | {"openvino", "onnxruntime", "matplotlib", "typer"}))
     assert loaded & HEAVY.keys() <= {"pydicom"}  # which nibabel imports where it is installed
+
+
+def test_the_kernels_need_numpy_alone():
+    script = """
+import json
+import numpy as np
+from sctrt import ops
+planes = ops.extract_planes(np.zeros((2, 3, 4), np.float32), "axial", 0, 2)
+print(json.dumps(planes.shape))
+"""
+    core = {"nibabel", "scipy", "skimage", "pydantic", "openvino", "rich", "typer", "matplotlib"}
+    assert run_blocked(script, TRAINING_LIBRARIES | core) == [2, 1, 3, 4]
