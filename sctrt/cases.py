@@ -21,7 +21,7 @@ def simulate_case(
     voxel_mm: float = 4.0,
     tof_ps: float | None = 385.0,
     region: Region = "body",
-    scale: float = 1.0,
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
     device: str = "cpu",
     progress: Any = None,
 ) -> tuple[Phantom, Volume]:
@@ -33,7 +33,7 @@ def simulate_case(
         voxel_mm: isotropic voxel size of body and PET.
         tof_ps: FWHM of the coincidence timing; None for a scanner without time of flight.
         region: "body" or "torso" of a procedural body.
-        scale: stretches a real CT's anatomy.
+        stretch: of a real CT's anatomy, by direction (z, y, x).
         device: of the simulation.
         progress: called with a line of text before each stage.
 
@@ -43,7 +43,9 @@ def simulate_case(
     say = progress or (lambda _: None)
     say("building the body")
     phantom = (
-        body_from_ct(ct, seed, voxel_mm, scale=scale) if ct is not None else make_body(seed, voxel_mm, region=region)
+        body_from_ct(ct, seed, voxel_mm, stretch=stretch)
+        if ct is not None
+        else make_body(seed, voxel_mm, region=region)
     )
     nac = simulate_nac(phantom.activity, phantom.ct, tof_fwhm_ps=tof_ps, seed=seed, device=device, progress=progress)
     return phantom, nac

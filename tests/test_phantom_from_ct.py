@@ -69,10 +69,14 @@ def test_body_from_ct_is_reproducible_and_its_seed_leaves_the_ct_alone(chest_ct,
     assert not np.array_equal(other.activity.array, phantom.activity.array)
 
 
-def test_body_from_ct_scale_stretches(chest_ct, phantom):
-    larger = body_from_ct(chest_ct, seed=1, scale=1.1)
-    ratio = (larger.labels.array > 0).sum() / (phantom.labels.array > 0).sum()
-    assert ratio == pytest.approx(1.1**3, rel=0.05)
+@pytest.mark.parametrize("stretch", [(1.1, 1.1, 1.1), (1.0, 0.9, 1.15)])
+def test_body_from_ct_stretches(chest_ct, phantom, stretch):
+    other = body_from_ct(chest_ct, seed=1, stretch=stretch)
+    for axis, factor in enumerate(stretch):
+        one, ours = (np.ptp(np.argwhere(p.labels.array > 0)[:, axis]) + 1 for p in (phantom, other))
+        assert ours == pytest.approx(one * factor, abs=2.1)
+    ratio = (other.labels.array > 0).sum() / (phantom.labels.array > 0).sum()
+    assert ratio == pytest.approx(np.prod(stretch), rel=0.05)
 
 
 def test_body_from_ct_is_the_same_for_every_storage_order(chest_ct, phantom):
@@ -81,6 +85,50 @@ def test_body_from_ct_is_the_same_for_every_storage_order(chest_ct, phantom):
     flipped[0, 3] = SPACING * (SHAPE[2] - 1)
     stored = Volume(np.ascontiguousarray(chest_ct.array[:, :, ::-1]), flipped, "HU")
     np.testing.assert_allclose(body_from_ct(stored, seed=1).ct.array, phantom.ct.array, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def contrast_ct():
+    """Vertebra: a dense shell about faint marrow, with a canal behind. Heart and kidney: bright all through."""
+    hu = np.full(SHAPE, -1000, np.float32)
+    hu[ellipse((45, 55), (34, 46))] = 45
+    hu[ellipse((62, 55), (7, 7))] = 500
+    hu[ellipse((62, 55), (5, 5))] = 120
+    hu[ellipse((69, 55), (5, 5))] = 500
+    hu[ellipse((69, 55), (3, 3))] = 25
+    hu[ellipse((33, 50), (14, 14))] = 380
+    hu[ellipse((50, 82), (5, 5))] = 220
+    return Volume(hu, np.diag([SPACING, SPACING, SPACING, 1.0]), "HU")
+
+
+def at(volume, centre, radius):
+    """Values of a phantom of `contrast_ct` within `radius` [mm] of a point (y, x) in that CT's voxels."""
+    _, y, x = np.indices(volume.shape)
+    middle = np.array([(SHAPE[1] - 1) / 2, (SHAPE[2] - 1) / 2])
+    y0, x0 = (np.array(centre) - middle) * SPACING / 4.0 + (np.array(volume.shape[1:]) - 1) / 2
+    return volume.array[np.hypot(y - y0, x - x0) * 4.0 <= radius]
+
+
+def test_the_inside_of_a_bone_is_marrow_and_the_spinal_canal_is_not(contrast_ct):
+    bones = {Tissue.BONE, Tissue.MARROW, Tissue.LESION}
+    labels = body_from_ct(contrast_ct, seed=1).labels
+    assert set(at(labels, (62, 55), 10.0)) <= bones and Tissue.MARROW in at(labels, (62, 55), 6.0)
+    assert not bones & set(at(labels, (69, 55), 4.0)) - {Tissue.LESION}
+
+
+def test_a_heart_and_a_kidney_full_of_contrast_medium_are_no_bone(contrast_ct):
+    labels = body_from_ct(contrast_ct, seed=1).labels
+    for centre, radius in (((33, 50), 45.0), ((50, 82), 18.0)):
+        assert not {Tissue.BONE, Tissue.MARROW} & set(at(labels, centre, radius))
+
+
+def test_marrow_takes_up_more_than_compact_bone_and_the_muscle_around_it(contrast_ct):
+    phantom = body_from_ct(contrast_ct, seed=1)
+    labels, activity, ct = phantom.labels.array, phantom.activity.array, phantom.ct.array
+    bone = np.isin(labels, (Tissue.BONE, Tissue.MARROW))
+    marrow, compact = activity[labels == Tissue.MARROW].mean(), activity[bone & (ct > 400)].mean()
+    around = at(phantom.activity, (62, 66), 4.0).mean()  # on the vertebra, 100 mm below the skin
+    assert marrow > 1.05 * compact and marrow > 1.2 * around
 
 
 def test_body_from_ct_refuses_air():

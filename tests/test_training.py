@@ -21,6 +21,7 @@ pytest.importorskip("lightning")
 
 from sctrt.model import export  # noqa: E402
 from sctrt.model.autoencoder import Codebook  # noqa: E402
+from sctrt.training import data  # noqa: E402
 from sctrt.training import train as training  # noqa: E402
 from sctrt.training.codebook import CodebookFollower  # noqa: E402
 from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
@@ -29,6 +30,7 @@ from sctrt.training.data import (  # noqa: E402
     RandomSlices,
     case_folders,
     load_case,
+    load_training_cases,
     scale_pet,
     take_slices,
 )
@@ -99,6 +101,19 @@ def test_a_case_is_what_the_network_will_see(case, cohort, nac_body):
     assert case.ct.shape == case.pet.shape[1:] and case.ct.dtype == case.pet.dtype == np.float32
     assert case.ct.min() == pytest.approx(float(hu_to_network(np.float32(-1000))))
     assert set(np.unique(network_to_hu(case.ct)).round().tolist()) == {-1000.0, -750.0, 40.0, 400.0}
+
+
+def test_of_a_tall_case_a_part_is_trained_on_as_if_no_more_had_been_scanned(cohort, nac_body, monkeypatch):
+    monkeypatch.setattr(data, "TALL", 40)
+    monkeypatch.setattr(data, "MIN_PART", 20)
+    whole, part, other = load_training_cases(case_folders(cohort / "train"), TINY)
+    assert (whole.name, part.name, other.name) == ("a", "a", "b")
+    assert part.ct.shape[0] == 20
+    starts = [z for z in range(21) if np.array_equal(whole.ct[z : z + 20], part.ct)]
+    assert len(starts) >= 1
+    pet = nac_body.pet((40, 40, 40))
+    scanned = [network_input(Volume(pet.array[z : z + 20], pet.affine), 4.0, TINY.normaliser).channels for z in starts]
+    assert any(np.allclose(part.pet, channels, atol=1e-5) for channels in scanned)
 
 
 def test_a_cohort_is_its_whole_folders(cohort, tmp_path):

@@ -1,7 +1,7 @@
 """A phantom from a real CT: its anatomy and HU as they are, with sampled FDG uptake and lesions.
 
-The table and everything else outside the body is removed. Tissue classes come from HU and connected
-components alone, so contrast-filled vessels above the bone threshold are given marrow uptake.
+The table and everything else outside the body is removed. Tissue classes come from HU and shape alone, so thin
+contrast-filled vessels above the bone threshold are given marrow uptake; the heart, large vessels and kidneys are not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from scipy import ndimage
 from ..errors import VolumeError
 from ..units import HU_AIR
 from ..volume import Volume
-from .labels import Tissue
+from .canvas import CORTEX_SUV
+from .labels import BONE, Tissue
 from .phantom import Lesion, Phantom
 
 BODY_THRESHOLD = -300.0  # HU; skin is above, bedding and clothes are below
@@ -22,8 +23,17 @@ LOW_DENSITY = -400.0  # HU; below: lung or gas
 LUNG_MIN_ML = 60.0  # smaller pockets of low density are gas
 LUNG_MEDIAN_MIN = -930.0  # HU; large pockets of pure gas lie below
 FAT_MAX = -20.0  # HU
-BONE_MIN = 170.0  # HU
-VISCERAL_DEPTH_MM = 32.0  # lean tissue deeper than this counts as organs
+BONE_MIN = 170.0  # HU; above: compact bone, or spongy bone of some density
+COMPACT_HU = (300.0, 1200.0)  # from spongy bone alone to compact bone alone
+MARROW_MIN = 60.0  # HU; within a bone, above the spinal canal
+MARROW_MAX_CM2 = 20.0  # larger holes of a slice lie between bones, not in one
+BONE_CLOSING_MM = 8.0  # half the widest gap that the voxel size leaves in a bone's surface
+# Denser than BONE_MIN all through: contrast medium where larger than a bone, or nowhere as dense as its surface.
+CONTRAST_RADIUS_MM = 10.0
+CONTRAST_MIN_ML = 120.0
+BONE_SURFACE_HU = 290.0  # of the densest tenth
+VISCERAL_DEPTH_MM = 32.0  # lean tissue deeper than this counts as organs,
+MUSCLE_ON_BONE_MM = 12.0  # but for muscle, which lies on bone
 ANTI_ALIAS = 0.4  # Gaussian sigma as a share of the coarser voxel size
 
 # FDG uptake [SUV], the ranges in which a body's value is drawn; sources in docs/physics.md.
@@ -35,14 +45,21 @@ LESION_SUV = (3.5, 14.0)
 LESION_RADIUS_MM = (5.0, 16.0)
 
 
-def body_from_ct(ct: Volume, seed: int, voxel_mm: float = 4.0, *, scale: float = 1.0, fov_mm: float = 512.0) -> Phantom:
+def body_from_ct(
+    ct: Volume,
+    seed: int,
+    voxel_mm: float = 4.0,
+    *,
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    fov_mm: float = 512.0,
+) -> Phantom:
     """Makes a phantom of a real CT's anatomy.
 
     Args:
         ct: HU, any grid; the body should not be cut at the sides.
         seed: of uptake and lesions.
         voxel_mm: isotropic voxel size of the phantom.
-        scale: the anatomy is stretched by this factor in all directions (another habitus).
+        stretch: of the anatomy, by direction (z, y, x): another habitus.
         fov_mm: width and depth of the phantom's grid.
 
     Returns:
@@ -52,7 +69,7 @@ def body_from_ct(ct: Volume, seed: int, voxel_mm: float = 4.0, *, scale: float =
         VolumeError: there is no body of at least one litre above -300 HU.
     """
     rng = np.random.default_rng(seed)
-    hu, affine = _resample_axis_aligned(ct, voxel_mm, scale, fov_mm)
+    hu, affine = _resample_axis_aligned(ct, voxel_mm, stretch, fov_mm)
     body = _body_mask(hu, voxel_mm)
     if body.sum() * voxel_mm**3 < 1e6:
         raise VolumeError(
@@ -63,7 +80,7 @@ def body_from_ct(ct: Volume, seed: int, voxel_mm: float = 4.0, *, scale: float =
     labels = _classify(hu, body, voxel_mm)
     activity = _uptake(hu, labels, body, voxel_mm, rng)
     lesions = _paint_lesions(activity, labels, voxel_mm, rng)
-    meta = {"source": "ct", "seed": seed, "voxel_mm": voxel_mm, "scale": scale}
+    meta = {"source": "ct", "seed": seed, "voxel_mm": voxel_mm, "stretch": stretch}
     return Phantom(
         ct=Volume(hu, affine, "HU"),
         activity=Volume(activity, affine, "SUV"),
@@ -74,7 +91,7 @@ def body_from_ct(ct: Volume, seed: int, voxel_mm: float = 4.0, *, scale: float =
 
 
 def _resample_axis_aligned(
-    ct: Volume, voxel_mm: float, scale: float, fov_mm: float
+    ct: Volume, voxel_mm: float, stretch: tuple[float, float, float], fov_mm: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Anti-aliased HU [z, y, x] on an LPS grid centred on the volume in y and x, and its affine."""
     corners = np.array(
@@ -83,13 +100,13 @@ def _resample_axis_aligned(
     world = (ct.affine @ corners.T)[:3]
     low, high = world.min(axis=1), world.max(axis=1)
     nxy = round(fov_mm / voxel_mm)
-    nz = max(1, int((high[2] - low[2]) * scale / voxel_mm))
+    nz = max(1, int((high[2] - low[2]) * stretch[0] / voxel_mm))
     centre = (low + high) / 2
-    step = voxel_mm / scale  # [mm] in the CT's world
-    affine_in_ct_world = np.diag([step, step, step, 1.0])
+    step = voxel_mm / np.array(stretch[::-1])  # (x, y, z) [mm] in the CT's world
+    affine_in_ct_world = np.diag([*step, 1.0])
     affine_in_ct_world[:3, 3] = centre - step * (np.array([nxy, nxy, nz]) - 1) / 2
     to_index = np.linalg.inv(ct.affine) @ affine_in_ct_world  # (x, y, z) -> (x, y, z)
-    sigma = [ANTI_ALIAS * max(0.0, step - s) / s for s in ct.spacing]
+    sigma = [ANTI_ALIAS * max(0.0, voxel_mm / min(stretch) - s) / s for s in ct.spacing]
     smooth = ndimage.gaussian_filter(ct.array.astype(np.float32), sigma, mode="nearest")
     reverse = to_index[:3, :3][::-1, ::-1]
     hu = ndimage.affine_transform(
@@ -125,7 +142,10 @@ def _classify(hu: NDArray[np.float32], body: NDArray[np.bool_], voxel_mm: float)
     labels = np.zeros(hu.shape, np.uint8)
     labels[body] = Tissue.SOFT
     labels[body & (hu < FAT_MAX)] = Tissue.FAT
-    labels[body & (hu > BONE_MIN)] = Tissue.BONE
+    bone = body & (hu > BONE_MIN)
+    bone &= ~_contrast_medium(hu, bone, voxel_mm)
+    labels[_bone_interior(bone, voxel_mm) & (hu > MARROW_MIN)] = Tissue.MARROW
+    labels[bone] = Tissue.BONE
     pockets, n = ndimage.label(body & (hu < LOW_DENSITY))
     if n:
         index = np.arange(1, n + 1)
@@ -137,6 +157,50 @@ def _classify(hu: NDArray[np.float32], body: NDArray[np.bool_], voxel_mm: float)
     return labels
 
 
+def _contrast_medium(hu: NDArray[np.float32], bone: NDArray[np.bool_], voxel_mm: float) -> NDArray[np.bool_]:
+    """The part of `bone` that is heart, large vessel or kidney, and every other piece as faint."""
+    thick = _grown(_shrunk(bone, CONTRAST_RADIUS_MM, voxel_mm), CONTRAST_RADIUS_MM, voxel_mm)
+    blobs, n = ndimage.label(thick)
+    contrast = np.zeros_like(bone)
+    for blob in (blobs == i for i in range(1, n + 1)):
+        with_surface = _grown(blob, 1.5 * voxel_mm, voxel_mm) & bone
+        if blob.sum() * voxel_mm**3 / 1000 > CONTRAST_MIN_ML or _is_faint(hu[with_surface]):
+            contrast |= with_surface
+    pieces, n = ndimage.label(bone & ~contrast)
+    if n:
+        index = np.arange(1, n + 1)
+        faint = ndimage.labeled_comprehension(hu, pieces, index, _is_faint, bool, False)
+        contrast |= np.isin(pieces, index[faint])
+    return contrast
+
+
+def _is_faint(hu: NDArray[np.float32]) -> bool:
+    return bool(np.percentile(hu, 90) < BONE_SURFACE_HU)
+
+
+def _bone_interior(bone: NDArray[np.bool_], voxel_mm: float) -> NDArray[np.bool_]:
+    """What compact bone encloses in axial or sagittal slices: its marrow, and the spinal canal."""
+    closed = bone | _shrunk(_grown(bone, BONE_CLOSING_MM, voxel_mm), BONE_CLOSING_MM, voxel_mm)
+    interior = closed.copy()
+    for axis in (0, 2):
+        for shell, inside in zip(np.moveaxis(closed, axis, 0), np.moveaxis(interior, axis, 0), strict=True):
+            holes, _ = ndimage.label(ndimage.binary_fill_holes(shell) & ~shell)
+            area_cm2 = np.bincount(holes.ravel()) * voxel_mm**2 / 100
+            area_cm2[0] = np.inf
+            inside |= area_cm2[holes] < MARROW_MAX_CM2
+    return interior & ~bone
+
+
+def _grown(mask: NDArray[np.bool_], by_mm: float, voxel_mm: float) -> NDArray[np.bool_]:
+    if not mask.any():
+        return mask
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=voxel_mm)) <= by_mm
+
+
+def _shrunk(mask: NDArray[np.bool_], by_mm: float, voxel_mm: float) -> NDArray[np.bool_]:
+    return ~_grown(~mask, by_mm, voxel_mm)
+
+
 def _uptake(
     hu: NDArray[np.float32],
     labels: NDArray[np.uint8],
@@ -144,15 +208,19 @@ def _uptake(
     voxel_mm: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """SUV [z, y, x]: one level a tissue, organ-like blobs in deep lean tissue, lung by its density."""
+    """SUV [z, y, x]: one level a tissue, organ-like blobs in deep lean tissue, lung and bone by their density."""
     activity = np.zeros(hu.shape, np.float32)
     depth = ndimage.distance_transform_edt(np.pad(body, ((1, 1), (0, 0), (0, 0)), mode="edge"), sampling=voxel_mm)[1:-1]
     organs = np.exp(0.5 * _smooth_noise(rng, hu.shape, 28.0 / voxel_mm) + 0.45)
-    deep = np.clip((depth - VISCERAL_DEPTH_MM) / 10.0, 0, 1)
+    bone = np.isin(labels, BONE)
+    from_bone = np.asarray(ndimage.distance_transform_edt(~bone, sampling=voxel_mm)) if bone.any() else depth
+    deep = np.clip((np.minimum(depth - VISCERAL_DEPTH_MM, from_bone - MUSCLE_ON_BONE_MM)) / 10.0, 0, 1)
     lean = rng.uniform(*MUSCLE_SUV) * (1 + deep * (2.2 * organs / organs.mean() - 1))
     activity[labels == Tissue.SOFT] = lean[labels == Tissue.SOFT]
     activity[labels == Tissue.FAT] = rng.uniform(*FAT_SUV)
-    activity[labels == Tissue.BONE] = rng.uniform(*MARROW_SUV)
+    marrow = rng.uniform(*MARROW_SUV)
+    compact = np.clip((hu - COMPACT_HU[0]) / (COMPACT_HU[1] - COMPACT_HU[0]), 0, 1)
+    activity[bone] = (marrow + compact * (CORTEX_SUV - marrow))[bone]
     lung = labels == Tissue.LUNG
     activity[lung] = (rng.uniform(*LUNG_SUV) * np.clip((hu + 1000) / 230, 0.1, 3.0))[lung]
     activity *= np.clip(1 + 0.07 * _smooth_noise(rng, hu.shape, 10.0 / voxel_mm), 0.5, 1.5)
@@ -172,8 +240,8 @@ def _paint_lesions(
     lesions = []
     zyx = np.indices(labels.shape, dtype=np.float32)
     for _ in range(rng.integers(2, 9)):
-        site = (Tissue.LUNG, Tissue.SOFT, Tissue.BONE)[rng.choice(3, p=[0.2, 0.5, 0.3])]
-        candidates = np.argwhere(labels == site)
+        site = (Tissue.LUNG, Tissue.SOFT, Tissue.MARROW)[rng.choice(3, p=[0.2, 0.5, 0.3])]
+        candidates = np.argwhere(labels == site if site != Tissue.MARROW else np.isin(labels, BONE))
         if len(candidates) == 0:
             continue
         centre = candidates[rng.integers(len(candidates))]

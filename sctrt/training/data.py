@@ -20,10 +20,13 @@ from ..errors import VolumeError
 from ..planes import PLANES, Plane, slice_axis
 from ..preprocess import AIR_INPUT, network_input, to_grid
 from ..units import HU_AIR, hu_to_network
+from ..volume import Volume
 from .config import TrainingConfig
 
 # Coronal and sagittal slices are shortened to a random axial field of view.
 MIN_WINDOW, WINDOW_STEP = 48, 16  # voxels
+# Of tall cases a part is trained on as well, as if no more had been scanned: its normaliser, edges and body box differ.
+TALL, MIN_PART = 110, 48  # voxels
 VALIDATE_EVERY = 8  # slices
 GAIN_JITTER = 0.12  # standard deviation of the log of the PET's scale, as augmentation
 
@@ -37,17 +40,42 @@ class Case:
     ct: NDArray[np.float32]  # [Z, Y, X] network units
 
 
-def load_case(folder: Path, config: TrainingConfig) -> Case:
+def load_case(folder: Path, config: TrainingConfig, rows: slice = slice(None)) -> Case:
     """Reads `nac.nii.gz` and `ct.nii.gz` of a case folder as the network will see them.
+
+    Args:
+        rows: the part [z] of the PET that has been scanned.
 
     Raises:
         VolumeError: a file is missing or unfit.
     """
     pet = nifti.load(folder / NAC)
     check_pet(pet)
-    prepared = network_input(pet, config.spacing_mm, config.normaliser)
+    prepared = network_input(_part(pet, rows), config.spacing_mm, config.normaliser)
     ct = to_grid(nifti.load(folder / CT, unit="HU"), prepared.grid, fill=HU_AIR)
     return Case(folder.name, prepared.channels, hu_to_network(ct))
+
+
+def load_training_cases(folders: list[Path], config: TrainingConfig) -> list[Case]:
+    """All cases, and of each tall one a random part as another case."""
+    rng = np.random.default_rng(config.seed)
+    cases = []
+    for folder in folders:
+        case = load_case(folder, config)
+        cases.append(case)
+        z = case.ct.shape[0]
+        if z >= TALL:
+            length = int(rng.integers(MIN_PART, z // 2 + 1))
+            start = int(rng.integers(z - length + 1))
+            cases.append(load_case(folder, config, slice(start, start + length)))
+    return cases
+
+
+def _part(volume: Volume, rows: slice) -> Volume:
+    first, last, _ = rows.indices(volume.shape[0])
+    affine = volume.affine.copy()
+    affine[:3, 3] += first * affine[:3, 2]
+    return Volume(volume.array[first:last], affine, volume.unit)
 
 
 def case_folders(cohort: Path) -> list[Path]:
@@ -140,7 +168,7 @@ class CaseData(lightning.LightningDataModule):
     def __init__(self, train: list[Path], validation: list[Path], config: TrainingConfig) -> None:
         super().__init__()
         self.config = config
-        self.train = [load_case(folder, config) for folder in train]
+        self.train = load_training_cases(train, config)
         self.validation = [load_case(folder, config) for folder in validation]
 
     def train_dataloader(self) -> DataLoader:
