@@ -52,7 +52,7 @@ ONLY_FROM = {("engines", "model"): "engines/torch.py"}
 HEAVY = {
     "torch": ("model/", "training/", "physics/", "evaluation/", "engines/torch.py"),
     "lightning": ("training/",),
-    "onnx": ("model/export.py",),
+    "onnx": ("model/export.py", "engines/network.py"),
     "onnxscript": ("model/export.py",),
     "safetensors": ("model/",),
     "openvino": ("engines/openvino.py",),
