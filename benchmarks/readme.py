@@ -60,12 +60,74 @@ def training(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"`{content['command']}`\n"])
 
 
+def precision(content: dict[str, Any]) -> str:
+    """What layers in float32 buy."""
+    lines = ["| | in fp32 | mean [HU] | 99.9th percentile [HU] | codes flipped | in the body |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: |")
+    for row in content["rows"]:
+        flipped = f"{row['flipped_share']:.1%} | {row['flipped_share_in_body']:.1%}"
+        hu = f"{row['mean_hu']:.2f} | {row['p99.9_hu']:.1f}"
+        lines.append(f"| {row['precision']} | {row['in fp32']} | {hu} | {flipped} |")
+    what = f"Every {content['every']}th slice of one simulated body, single planes before fusion, against fp32."
+    return "\n".join([*lines, "", f"{what} {_made(content)}\n"])
+
+
+def engine_memory(content: dict[str, Any]) -> str:
+    """Reported and planned, of the half that needs more."""
+    rows: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
+    for row in content["rows"]:
+        size = f"{row['height']} x {row['width']}"
+        rows.setdefault((row["model"], size, row["batch"], row["precision"]), []).append(row)
+    lines = ["| model | slice | slices | | reported [MB] | planned [MB] |", "| --- | --- | ---: | --- | ---: | ---: |"]
+    for (model, size, batch, kind), parts in rows.items():
+        most = max(row["bytes"] for row in parts) / 1e6
+        lines.append(f"| {model} | {size} | {batch} | {kind} | {most:.0f} | {parts[0]['estimate'] / 1e6:.0f} |")
+    version = f"TensorRT-RTX {content['tensorrt_rtx']}, built without a GPU."
+    return "\n".join([*lines, "", f"{version} {_made(content)}\n"])
+
+
+def padding(content: dict[str, Any]) -> str:
+    """What slices padded further cost."""
+    lines = [
+        "| case | padded to multiples of | and by | MAE body [HU] | change [HU] |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for case, rows in content["cases"].items():
+        for row in rows:
+            hu = f"{row['mae_body']:.1f} | {row['change']:.1f}"
+            lines.append(f"| {case} | {row['step']} | {row['wider']} | {hu} |")
+    return "\n".join([*lines, "", f"Change: mean |HU - HU of the first row| in the body. {_made(content)}\n"])
+
+
+def plans(content: dict[str, Any]) -> str:
+    """The memory plan by size of card."""
+    lines = [
+        "| card [GB] | slices at a time: axial, coronal, sagittal | volumes on the | peak [GB] |",
+        "| ---: | --- | --- | ---: |",
+    ]
+    for gb, row in content["rows"].items():
+        batches = ", ".join(
+            f"{plane['batch']} {'tiles of' if plane['tiled'] else 'of'} {plane['engine'][0]} x {plane['engine'][1]}"
+            for plane in row["planes"].values()
+        )
+        lines.append(f"| {gb} | {batches} | {row['volumes']} | {row['peak_gb']:.1f} |")
+    return "\n".join([*lines, "", f"`{content['command']}` at commit {content['commit']}.\n"])
+
+
+def _made(content: dict[str, Any]) -> str:
+    return f"`{content['command']}` at commit {content['commit']}, {content['device']}."
+
+
 SECTIONS = (  # document, section, results, renderer
     ("README.md", "held-out", "held_out.json", held_out),
     ("README.md", "speed", "whole_body.json", speed),
     ("README.md", "runtimes", "runtimes.json", runtimes),
     ("README.md", "kernels", "kernels.json", kernels_table.short),
     ("docs/model.md", "training", "training.json", training),
+    ("docs/engines.md", "precision", "precision.json", precision),
+    ("docs/engines.md", "engine-memory", "engine_memory.json", engine_memory),
+    ("docs/engines.md", "padding", "padding.json", padding),
+    ("docs/engines.md", "plans", "plans.json", plans),
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )
