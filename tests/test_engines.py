@@ -176,9 +176,20 @@ def test_an_unknown_device_is_refused(device):
         engines.choose("auto", device)
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_a_gpu_has_no_runtime_yet(device):
-    if engines.RUNTIMES["cuda"]:
-        pytest.skip("there are runtimes for CUDA")
-    with pytest.raises(DeviceError, match="--device cpu"):
-        engines.choose("auto", device)
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_prefers_tensorrt(monkeypatch, device):
+    with_only(monkeypatch, "tensorrt", "tensorrt-rtx", "torch", "openvino")
+    assert engines.choose("auto", device)[0] == "tensorrt"
+    with_only(monkeypatch, "torch", "openvino")
+    assert engines.choose("auto", device)[0] == "torch"
+    with pytest.raises(EngineError, match=r"expected runtime auto, tensorrt, tensorrt-rtx, torch on cuda, got"):
+        engines.choose("openvino", device)
+
+
+def test_a_cpu_runtime_takes_slices_of_any_size_and_needs_no_workspace(runtime, tiny_bundle):
+    assert engines.slice_size(tiny_bundle, runtime, 36, 44) == (36, 44)
+    assert engines.load(tiny_bundle, "encoder", runtime).workspace(3) == 0
+
+
+def test_precision_by_device():
+    assert [engines.default_precision(device) for device in ("cpu", "cuda", "cuda:1")] == ["fp32", "fp16", "fp16"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,33 +18,48 @@ from ..errors import DeviceError, EngineError
 Part = Literal["encoder", "decoder"]
 
 # By device, in order of preference: runtime -> (module to be installed, pip line, file of this package).
-# TensorRT and TensorRT-RTX take their place at the head of "cuda".
 RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
     "cpu": {
         "openvino": ("openvino", "pip install sctrt", "openvino"),
         "onnxruntime": ("onnxruntime", "pip install 'sctrt[onnxruntime]'", "onnxruntime"),
         "torch": ("torch", "pip install 'sctrt[train]'", "torch"),
     },
-    "cuda": {},
+    "cuda": {
+        "tensorrt": ("tensorrt", "pip install 'sctrt[tensorrt]'", "tensorrt"),
+        "tensorrt-rtx": ("tensorrt_rtx", "pip install 'sctrt[tensorrt-rtx]'", "tensorrt"),
+        "torch": ("torch", "pip install 'sctrt[train]'", "torch"),
+    },
 }
-PRECISIONS = ("fp32", "bf16")
+FIXED_SIZE = ("tensorrt", "tensorrt-rtx")  # runtimes whose engines are built ahead, for one height and width
+PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")}
 
 
 class Engine(Protocol):
     """Runs one network on one device. Knows tensors; not PET, planes or files.
 
     Inputs and outputs are C-contiguous on `device`; the caller owns both; work is enqueued on
-    `stream`; a call neither allocates (but for the runtime's own workspace) nor synchronises (but on
-    a CPU, where it returns when the output is there).
+    `stream`; a call neither allocates (but for the runtime's own workspace, where it takes none of the
+    caller's) nor synchronises (but on a CPU, where it returns when the output is there).
     """
 
     version: str  # of the runtime
 
-    def __call__(self, inputs: Any, outputs: Any, *, stream: int = 0) -> None:
-        """Fills `outputs` [N, C', H', W'] float32 from `inputs` [N, C, H, W] float32.
+    def workspace(self, batch: int) -> int:
+        """Bytes of device memory that the caller must lend to a call with `batch` slices; 0 where it need not."""
+        ...
+
+    def __call__(self, inputs: Any, outputs: Any, *, stream: int = 0, workspace: Any = None) -> None:
+        """Fills `outputs` [N, C', H', W'] float32 from `inputs` [N, C, H, W] float32, at every precision.
+
+        Args:
+            inputs: on the device.
+            outputs: likewise.
+            stream: a cudaStream_t as an integer; 0 on a CPU.
+            workspace: of at least `workspace(N)` bytes on the device, of any shape and dtype; None where that is 0.
 
         Raises:
             EngineError: the network does not accept this shape, or the runtime failed.
+            OutOfMemory: the device has too little memory for this call.
         """
         ...
 
@@ -70,8 +87,6 @@ def choose(runtime: str, device: str) -> tuple[str, str]:
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise DeviceError(f"expected device cpu or cuda[:i], got {device!r}")
     known = RUNTIMES[kind]
-    if not known:
-        raise DeviceError("this version of sctrt synthesises on the CPU only; use --device cpu")
     if runtime != "auto":
         if runtime not in known:
             raise EngineError(f"expected runtime auto, {', '.join(known)} on {kind}, got {runtime!r}")
@@ -87,26 +102,74 @@ def choose(runtime: str, device: str) -> tuple[str, str]:
     raise EngineError(f"no runtime is installed for {kind}; {next(iter(known.values()))[1]}")
 
 
-def load(bundle: Bundle, part: Part, runtime: str, *, device: str = "cpu", precision: str = "fp32") -> Engine:
+def default_precision(device: str) -> str:
+    """What the network computes in where nothing is asked for: fp32 on a CPU, fp16 on a GPU."""
+    return "fp32" if device == "cpu" else "fp16"
+
+
+def load(
+    bundle: Bundle,
+    part: Part,
+    runtime: str,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    size: tuple[int, int] | None = None,
+    engine_dir: Path | None = None,
+) -> Engine:
     """Loads one half of the network.
 
     Args:
         bundle: checked by `bundle.load`.
         part: which half.
         runtime: a name from `choose`.
-        precision: "fp32", or "bf16" where the runtime has it.
+        device: "cpu" or "cuda[:i]".
+        precision: one of PRECISIONS of the device, where the runtime has it.
+        size: (height, width) [pixels] of the slices, as `slice_size` gives it; of no use to runtimes that take any.
+        engine_dir: where built engines lie; None means the user's cache. Of use to runtimes of FIXED_SIZE.
 
     Raises:
-        EngineError: the runtime cannot load the network at this precision.
+        EngineError: the runtime cannot load the network at this precision, or no engine is built for it.
+        OutOfMemory: the device has too little memory for the network.
     """
-    if precision not in PRECISIONS:
-        raise EngineError(f"expected precision {' or '.join(PRECISIONS)}, got {precision!r}")
-    _, pip_line, file = RUNTIMES[device.split(":")[0]][runtime]
+    kind = device.split(":")[0]
+    if precision not in PRECISIONS[kind]:
+        raise EngineError(f"expected precision {' or '.join(PRECISIONS[kind])} on {kind}, got {precision!r}")
+    module = _module(runtime, kind)
+    if runtime in FIXED_SIZE:
+        return module.load(bundle, part, precision, runtime=runtime, device=device, size=size, engine_dir=engine_dir)
+    return module.load(bundle, part, precision, device)
+
+
+def slice_size(
+    bundle: Bundle,
+    runtime: str,
+    height: int,
+    width: int,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    engine_dir: Path | None = None,
+) -> tuple[int, int]:
+    """The (height, width) [pixels] that slices of `height` and `width` are padded to for this runtime.
+
+    Themselves where the runtime takes any size, else those of the smallest engine that is built and holds them.
+
+    Raises:
+        EngineError: no engine holds them; the message names the command that builds one.
+    """
+    if runtime not in FIXED_SIZE:
+        return height, width
+    module = _module(runtime, device.split(":")[0])
+    return module.slice_size(bundle, runtime, height, width, device=device, precision=precision, engine_dir=engine_dir)
+
+
+def _module(runtime: str, kind: str) -> ModuleType:
+    _, pip_line, file = RUNTIMES[kind][runtime]
     try:
-        module = importlib.import_module(f".{file}", __name__)
+        return importlib.import_module(f".{file}", __name__)
     except ImportError as error:
         raise EngineError(f"runtime {runtime} cannot be imported: {error}; {pip_line}") from error
-    return module.load(bundle, part, precision)
 
 
 def check_arrays(inputs: NDArray[np.float32], outputs: NDArray[np.float32]) -> None:
