@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -69,23 +70,33 @@ def installed(runtime: str, device: str) -> bool:
     return importlib.util.find_spec(RUNTIMES[device][runtime][0]) is not None
 
 
-def choose(runtime: str, device: str) -> tuple[str, str]:
+def check_device(device: str) -> None:
+    """Refuses what is no name of a device.
+
+    Raises:
+        DeviceError: neither "cpu" nor "cuda[:i]".
+    """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise DeviceError(f"expected device cpu or cuda[:i], got {device!r}")
+
+
+def choose(runtime: str, device: str, unfit: Mapping[str, str] | None = None) -> tuple[str, str]:
     """Picks the runtime.
 
     Args:
-        runtime: a name, or "auto" for the first that is installed.
+        runtime: a name, or "auto" for the first that is installed and fits.
         device: "cpu" or "cuda[:i]".
+        unfit: runtimes that are not to be picked for "auto" -> why.
 
     Returns:
         The runtime's name, and why it was chosen.
 
     Raises:
-        DeviceError: nothing runs on this device.
+        DeviceError: there is no such device.
         EngineError: unknown runtime, or its package is not installed.
     """
+    check_device(device)
     kind = device.split(":")[0]
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise DeviceError(f"expected device cpu or cuda[:i], got {device!r}")
     known = RUNTIMES[kind]
     if runtime != "auto":
         if runtime not in known:
@@ -93,12 +104,15 @@ def choose(runtime: str, device: str) -> tuple[str, str]:
         if not installed(runtime, kind):
             raise EngineError(f"runtime {runtime} is not installed; {known[runtime][1]}")
         return runtime, "asked for"
-    absent = []
+    passed = []
     for name in known:
-        if installed(name, kind):
-            reason = f"first of {', '.join(known)} that is installed"
-            return name, reason + (f" (absent: {', '.join(absent)})" if absent else "")
-        absent.append(name)
+        if unfit and name in unfit:
+            passed.append(f"{name}: {unfit[name]}")
+        elif installed(name, kind):
+            reason = f"first of {', '.join(known)} that is installed" + (" and fits" if unfit else "")
+            return name, reason + (f" (absent: {', '.join(passed)})" if passed else "")
+        else:
+            passed.append(name)
     raise EngineError(f"no runtime is installed for {kind}; {next(iter(known.values()))[1]}")
 
 
