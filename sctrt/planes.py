@@ -8,6 +8,7 @@ from typing import Literal
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+SIZE_STEP = 32  # pixels; slices are padded to multiples of it for engines of fixed size, so that patients share them
 
 
 def slice_axis(plane: Plane) -> int:

@@ -21,7 +21,12 @@ class OnnxRuntimeEngine:
         self._input = session.get_inputs()[0].name
         self._output = session.get_outputs()[0].name
 
-    def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
+    def workspace(self, batch: int) -> int:
+        return 0
+
+    def __call__(
+        self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0, workspace: None = None
+    ) -> None:
         check_arrays(inputs, outputs)
         binding = self._session.io_binding()
         try:

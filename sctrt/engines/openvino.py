@@ -22,7 +22,12 @@ class OpenVinoEngine:
     def __init__(self, model: openvino.CompiledModel) -> None:
         self._request = model.create_infer_request()
 
-    def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
+    def workspace(self, batch: int) -> int:
+        return 0
+
+    def __call__(
+        self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0, workspace: None = None
+    ) -> None:
         check_arrays(inputs, outputs)
         try:
             self._request.set_input_tensor(openvino.Tensor(inputs, shared_memory=True))

@@ -24,7 +24,12 @@ class TorchEngine:
         self._network = network
         self._bf16 = precision == "bf16"
 
-    def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
+    def workspace(self, batch: int) -> int:
+        return 0
+
+    def __call__(
+        self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0, workspace: None = None
+    ) -> None:
         check_arrays(inputs, outputs)
         try:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
