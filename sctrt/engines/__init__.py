@@ -16,6 +16,7 @@ from ..errors import DeviceError, EngineError
 from ..gpus import card
 
 Part = Literal["encoder", "decoder"]
+BuiltRuntime = Literal["tensorrt", "tensorrt-rtx"]
 
 # By device, in order of preference: runtime -> (module to be installed, pip line, file of this package).
 RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
@@ -30,7 +31,10 @@ RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
         "torch": ("torch", "pip install 'sctrt[train]'", "torch"),
     },
 }
-BUILT = ("tensorrt", "tensorrt-rtx")  # runtimes whose engines are built beforehand, for slices of fixed sizes
+BUILT: tuple[Literal["tensorrt", "tensorrt-rtx"], ...] = (
+    "tensorrt",
+    "tensorrt-rtx",
+)  # runtimes whose engines are built beforehand, for slices of fixed sizes
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp16", "bf16", "fp32")}  # the first is the default
 
 
@@ -96,6 +100,19 @@ def choose(runtime: str, device: str) -> tuple[str, str]:
             return name, reason + (f" (absent: {', '.join(absent)})" if absent else "")
         absent.append(name)
     raise EngineError(f"no runtime is installed for {kind}; {next(iter(known.values()))[1]}")
+
+
+def first_built() -> BuiltRuntime:
+    """The first installed of the runtimes whose engines are built beforehand.
+
+    Raises:
+        EngineError: none is; with the pip line of each.
+    """
+    for name in BUILT:
+        if installed(name, "cuda"):
+            return name
+    pip_lines = " or ".join(RUNTIMES["cuda"][name][1] for name in reversed(BUILT))
+    raise EngineError(f"none of {', '.join(BUILT)} is installed; {pip_lines}")
 
 
 def default_precision(device: str) -> str:

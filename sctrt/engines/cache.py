@@ -17,11 +17,10 @@ from ..bundle import Bundle, default_bundle
 from ..errors import EngineError
 from ..files import replaced_when_whole
 from ..gpus import Card
-from . import Part
+from . import BuiltRuntime, Part
 
 FORMAT_VERSION = 1
 MAX_FINGERPRINT_BYTES = 1 << 16  # a real one has about 1 kB
-Runtime = Literal["tensorrt", "tensorrt-rtx"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
 
@@ -47,7 +46,7 @@ class Fingerprint(_Strict):
     bundle: Sha256  # of the bundle's manifest
     model: str
     part: Part
-    runtime: Runtime
+    runtime: BuiltRuntime
     version: str  # of the runtime
     precision: str
     keep_fp32: tuple[str, ...]  # kinds of layers that stay in fp32
@@ -73,7 +72,7 @@ class Wanted:
 
     bundle: Bundle
     part: Part
-    runtime: Runtime
+    runtime: BuiltRuntime
     version: str
     precision: str
     keep_fp32: tuple[str, ...]

@@ -20,7 +20,7 @@ from ..bundle import Bundle
 from ..errors import EngineError, OutOfMemory
 from ..files import replaced_when_whole
 from ..gpus import Card
-from . import RUNTIMES, Part, cache
+from . import RUNTIMES, BuiltRuntime, Part, cache
 from .network import KEEP_FP32
 
 Array = Any  # of any library, on a GPU
@@ -145,7 +145,7 @@ class TensorRtEngine:
 def load(
     bundle: Bundle,
     part: Part,
-    runtime: cache.Runtime,
+    runtime: BuiltRuntime,
     precision: str,
     size: tuple[int, int],
     engine_dir: Path | None,
@@ -170,7 +170,7 @@ def load(
 
 def slice_size(
     bundle: Bundle,
-    runtime: cache.Runtime,
+    runtime: BuiltRuntime,
     precision: str,
     size: tuple[int, int],
     engine_dir: Path | None,
@@ -273,7 +273,7 @@ def _set_targets(trt: Any, config: Any, targets: Sequence[str], here: str | None
     if not targets:
         return
     known = compute_capabilities(trt)
-    if list(targets) == [here] and here not in known:
+    if here and list(targets) == [here] and here not in known:
         known = {here: trt.ComputeCapability.CURRENT}
     unknown = [target for target in targets if target not in known]
     if unknown:
