@@ -20,6 +20,7 @@ from .errors import BundleError, DeviceError, SctrtError, VolumeError
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+    from .device import Gpu
     from .engines.cache import Fingerprint
 
 NIFTI = (".nii.gz", ".nii")
@@ -237,31 +238,40 @@ def build_engine(
             say=_say,
             progress=progress,
         )
-    _verify(bundle, built[0].entry.fingerprint, sizes, engine_dir)
+    _verify(bundle, [one.entry.fingerprint for one in built], engine_dir)
 
 
-def _verify(bundle: Bundle, built: Fingerprint, sizes: list[tuple[int, int]], engine_dir: Path | None) -> None:
-    """Says how far engines lie from a CPU runtime, where that can be tried."""
+def _verify(bundle: Bundle, built: list[Fingerprint], engine_dir: Path | None) -> None:
+    """Says how far engines lie from a CPU runtime: tried now where that can be, else as their fingerprints say."""
+    from .engines.verify import describe, verify_built
+
+    device, reason = _device_for(built[0].targets)
+    for one in built[::2]:  # the decoder beside it has the same
+        size = one.height, one.width
+        found = one.verified
+        if device:
+            with device:
+                found = verify_built(bundle, one.runtime, one.precision, size, engine_dir, device)
+        if found:
+            _say(f"{size[0]} x {size[1]}: verified on {found.device} against {found.oracle}: {describe(found)}")
+        else:
+            _say(f"{size[0]} x {size[1]}: not verified, since {reason}; the first run verifies")
+
+
+def _device_for(targets: tuple[str, ...]) -> tuple[Gpu | None, str]:
+    """The GPU here, if it is a target and can be used; else why not."""
+    from .device import Gpu
     from .gpus import card
 
     there = card("cuda")
-    if there is None or there.compute_capability not in built.targets:
-        here = f"{there.name} ({there.compute_capability}) is none of the GPUs they are for" if there else "no GPU here"
-        _say(f"not verified: {here}; the first run verifies them")
-        return
-    from .device import open_device
-    from .engines.verify import describe, verify_built
-
+    if there is None:
+        return None, "no GPU is here"
+    if there.compute_capability not in targets:
+        return None, f"the GPU here, {there.name} ({there.compute_capability}), is none of the targets"
     try:
-        device = open_device("cuda")
+        return Gpu(0), ""
     except DeviceError as error:
-        _say(f"not verified: {error}; the first run verifies them")
-        return
-    with device:
-        for size in sizes:
-            found = verify_built(bundle, built.runtime, built.precision, size, engine_dir, device)
-            if found:
-                _say(f"{size[0]} x {size[1]} verified on {found.device} against {found.oracle}: {describe(found)}")
+        return None, str(error)
 
 
 def _body_box(pet: Path, bundle: Bundle) -> tuple[int, int, int]:

@@ -55,7 +55,7 @@ def make(kind="tensorrt_rtx", *, version=None, gpu=None):
         gpu: by default one of its own; `module.gpu` is it.
     """
     trt = types.ModuleType("tensorrt_rtx" if kind == "tensorrt_rtx" else "tensorrt")
-    trt.__spec__ = importlib.machinery.ModuleSpec(trt.__name__, None)
+    trt.__spec__ = importlib.machinery.ModuleSpec(trt.__name__, None, origin="tests")
     trt.__version__ = version or VERSIONS[kind]
     trt.gpu = gpu or Gpu()
     rtx = kind == "tensorrt_rtx"

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "bundle": {"errors", "files"},
     "preprocess": {"errors", "volume", "ops", "bundle"},
     "model": {"errors", "units", "bundle", "preprocess", "files"},
-    "engines": {"errors", "bundle", "model"},
+    "gpus": set(),
+    "engines": {"errors", "bundle", "files", "gpus", "model", "ops", "planes", "preprocess"},
     "pipeline": {
         *("errors", "units", "attenuation", "planes", "volume", "nifti", "checks", "ops", "bundle", "preprocess"),
         "engines",
@@ -42,7 +43,7 @@ MAY_IMPORT = {
         *("cases", "checks", "phantom", "physics"),
     },
 }
-TOP = {"demo", "cli", "__main__"}
+TOP = {"demo", "cli", "info", "__main__"}
 # Called where the lower part is used only by the upper one's caller: Volume.save writes a NIfTI file.
 MAY_IMPORT_LATE = {("volume", "nifti")}
 # The one part of `engines` that knows the network in PyTorch.

@@ -1,9 +1,12 @@
 """The TensorRT file against a stand-in for the module (tests/stand_in_tensorrt.py), and against TensorRT-RTX itself as
 far as that goes without a GPU: it builds. Calls are made with arrays that only pass for a GPU's."""
 
+import enum
+import importlib.metadata
 import inspect
 import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -400,6 +403,38 @@ def classes_of(kind):
     return {name: thing for name, thing in vars(trt).items() if inspect.isclass(thing)}
 
 
+def stubs(names):
+    """Class -> member -> argument names of each overload, of TensorRT's type stubs."""
+    try:
+        files = importlib.metadata.files("tensorrt-stubs") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("tensorrt-stubs is not installed")
+    [path] = [file.locate() for file in files if file.name == "tensorrt.pyi"]
+    blocks = re.split(r"^(?=class )", Path(path).read_text(), flags=re.MULTILINE)  # not all of it is valid Python
+    classes = {}
+    for name in names:
+        [block] = [block for block in blocks if re.match(rf"class {name}\b", block)]
+        members = classes[name] = {member: [] for member in re.findall(r"^    (?:class )?(\w+):", block, re.MULTILINE)}
+        for member, text in re.findall(r"^    def (\w+)\(self(?:, )?(.*)\) ->", block, re.MULTILINE):
+            members.setdefault(member, []).append(argument_names(text))
+    return classes
+
+
+def test_the_stand_in_has_tensorrt_10s_names_and_arguments():
+    classes = classes_of("tensorrt")
+    real = stubs(classes)
+    for name, ours in classes.items():
+        ours = ours.__bases__[0] if hasattr(ours, "trt") else ours
+        if not issubclass(ours, enum.IntEnum):
+            for member in public(ours) - OWN - RTX_ONLY:
+                assert member in real[name], f"{name}.{member} is not TensorRT 10's"
+                if inspect.isfunction(getattr(ours, member)):
+                    assert list(inspect.signature(getattr(ours, member)).parameters)[1:] in real[name][member]
+        else:
+            assert set(ours.__members__) <= real[name].keys()
+
+
+RTX_ONLY = {"num_compute_capabilities", "set_compute_capability"}
 OWN = {"trt", "onnx", "shapes", "make_kernels", "strategy", "cache"}  # of the stand-in's inside
 
 
@@ -418,7 +453,11 @@ def test_the_stand_in_has_tensorrt_rtxs_names_and_arguments(name):
 def documented_arguments(method):
     """The argument names of each overload, from pybind11's docstring."""
     for signature in re.findall(r"\w+\(self: [^,)]+(?:, )?(.*)\) -> ", method.__doc__):
-        yield re.findall(r"(\w+): ", re.sub(r"\[[^]]*\]|<[^>]*>", "", signature))
+        yield argument_names(signature)
+
+
+def argument_names(signature):
+    return re.findall(r"(\w+): ", re.sub(r"\[[^]]*\]|<[^>]*>", "", signature))
 
 
 def test_the_enumerations_have_the_real_values():

@@ -65,8 +65,9 @@ class Engine(Protocol):
 
 
 def installed(runtime: str, device: str) -> bool:
-    """Whether the runtime's own package can be imported."""
-    return importlib.util.find_spec(RUNTIMES[device][runtime][0]) is not None
+    """Whether the runtime's own package is there; a folder of type stubs in its name is not."""
+    spec = importlib.util.find_spec(RUNTIMES[device][runtime][0])
+    return spec is not None and spec.origin is not None
 
 
 def choose(runtime: str, device: str) -> tuple[str, str]:

@@ -131,7 +131,7 @@ def store(folder: Path, fingerprint: Fingerprint, plan: bytes) -> Entry:
     """
     folder.mkdir(parents=True, exist_ok=True)
     f = fingerprint
-    name = f"{f.model}-{f.part}-{f.height}x{f.width}-{f.precision}-{f.runtime}-{f.key()}"
+    name = f"{f.model[:40]}-{f.part}-{f.height}x{f.width}-{f.precision}-{f.runtime}-{f.key()}"
     path = folder / (re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") + ".json")
     path.unlink(missing_ok=True)  # else, for a moment, an old one would stand beside the new plan
     entry = Entry(path, fingerprint)
