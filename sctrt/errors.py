@@ -22,4 +22,4 @@ class DeviceError(SctrtError):
 
 
 class OutOfMemory(DeviceError):
-    """The device has too little free memory for what was asked of it."""
+    """The device has too little free memory for what was asked; with less at a time it may fit."""

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,7 +90,7 @@ class Synthesizer:
         self._asked, self._engine_dir, self._vram_gb = runtime, engine_dir, vram_gb
         self._codebook = ops.Codebook(self.bundle.codebook())
         self._loaded: dict[tuple[str, tuple[int, int] | None], Engines] = {}
-        if self.runtime not in engines.FIXED_SIZE:
+        if self.runtime not in engines.BUILT:
             self._engines((0, 0))  # what cannot be loaded is refused now
 
     def __call__(self, pet: Any, *, progress: Progress | None = None) -> Synthesis:
@@ -147,7 +148,8 @@ class Synthesizer:
     def _plan(self, volume: Volume, prepared: NetworkInput, budget: int | None) -> Plan:
         """The memory plan, for a runtime that fits, with its engines loaded."""
         grid = model_grid(volume, self.bundle.manifest.spacing_mm)
-        network = Network(self.bundle.manifest.architecture, self.precision, self._slice_size)
+        size = partial(self._slice_size, prepared.grid.shape)
+        network = Network(self.bundle.manifest.architecture, self.precision, size)
         unfit: dict[str, str] = {}
         self.runtime, self.reason = engines.choose(self._asked, self.device)
         while True:
@@ -171,13 +173,13 @@ class Synthesizer:
             return False
         return True
 
-    def _slice_size(self, height: int, width: int) -> tuple[int, int]:
+    def _slice_size(self, box: tuple[int, int, int], height: int, width: int) -> tuple[int, int]:
         where = {"device": self.device, "precision": self.precision, "engine_dir": self._engine_dir}
-        return engines.slice_size(self.bundle, self.runtime, height, width, **where)
+        return engines.slice_size(self.bundle, self.runtime, height, width, shape=box, **where)
 
     def _engines(self, size: tuple[int, int]) -> Engines:
         """Encoder and decoder for slices of this size, loaded once."""
-        key = (self.runtime, size if self.runtime in engines.FIXED_SIZE else None)
+        key = (self.runtime, size if self.runtime in engines.BUILT else None)
         if key not in self._loaded:
             where = {"device": self.device, "precision": self.precision, "engine_dir": self._engine_dir}
             encoder = engines.load(self.bundle, "encoder", self.runtime, size=key[1], **where)
@@ -188,7 +190,7 @@ class Synthesizer:
 
     def _forget_engines(self) -> None:
         """Those that are one of several, to be loaded again when it is their turn."""
-        for key in [key for key in self._loaded if key[0] in engines.FIXED_SIZE]:
+        for key in [key for key in self._loaded if key[0] in engines.BUILT]:
             del self._loaded[key]
 
     def _report(

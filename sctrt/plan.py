@@ -124,8 +124,7 @@ class Network:
 
     def workspace(self, size: Size, batch: int) -> int:
         """Of both halves, which take turns."""
-        a = self.architecture
-        return max(workspace_bytes(a, part, *size, batch, self.precision) for part in ("encoder", "decoder"))
+        return workspace_bytes(self.architecture, *size, batch, self.precision)
 
     def weights(self) -> int:
         return sum(weight_bytes(self.architecture, part, self.precision) for part in ("encoder", "decoder"))

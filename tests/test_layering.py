@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "device": {"errors", "ops"},
     "preprocess": {"errors", "volume", "ops", "bundle", "device"},
     "model": {"errors", "units", "bundle", "preprocess", "files"},
-    "engines": {"errors", "bundle", "model"},
+    "gpus": set(),
+    "engines": {"errors", "bundle", "files", "gpus", "model", "ops", "planes", "preprocess"},
     "plan": {"errors", "planes", "bundle", "engines", "tiles"},
     "tiles": set(),
     "run": {"errors", "units", "planes", "ops", "bundle", "engines", "device", "preprocess", "plan", "tiles"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
         *("cases", "checks", "phantom", "physics"),
     },
 }
-TOP = {"demo", "cli", "__main__"}
+TOP = {"demo", "cli", "info", "__main__"}
 # Called where the lower part is used only by the upper one's caller: Volume.save writes a NIfTI file.
 MAY_IMPORT_LATE = {("volume", "nifti")}
 # The one part of `engines` that knows the network in PyTorch.
@@ -56,7 +57,7 @@ ONLY_FROM = {("engines", "model"): "engines/torch.py"}
 HEAVY = {
     "torch": ("model/", "training/", "physics/", "evaluation/", "engines/torch.py"),
     "lightning": ("training/",),
-    "onnx": ("model/export.py",),
+    "onnx": ("model/export.py", "engines/network.py"),
     "onnxscript": ("model/export.py",),
     "safetensors": ("model/",),
     "openvino": ("engines/openvino.py",),

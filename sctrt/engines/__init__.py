@@ -7,7 +7,6 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,8 +14,10 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import DeviceError, EngineError
+from ..gpus import card
 
 Part = Literal["encoder", "decoder"]
+BuiltRuntime = Literal["tensorrt", "tensorrt-rtx"]
 
 # By device, in order of preference: runtime -> (module to be installed, pip line, file of this package).
 RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
@@ -31,8 +32,9 @@ RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
         "torch": ("torch", "pip install 'sctrt[train]'", "torch"),
     },
 }
-FIXED_SIZE = ("tensorrt", "tensorrt-rtx")  # runtimes whose engines are built ahead, for one height and width
-PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")}
+# Runtimes whose engines are built beforehand, for slices of fixed sizes.
+BUILT: tuple[BuiltRuntime, ...] = ("tensorrt", "tensorrt-rtx")
+PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp16", "bf16", "fp32")}  # the first is the default
 
 
 class Engine(Protocol):
@@ -46,28 +48,25 @@ class Engine(Protocol):
     version: str  # of the runtime
 
     def workspace(self, batch: int) -> int:
-        """Bytes of device memory that the caller must lend to a call with `batch` slices; 0 where it need not."""
+        """Bytes of device memory that a call with `batch` slices must be lent; 0 where the runtime has its own."""
         ...
 
     def __call__(self, inputs: Any, outputs: Any, *, stream: int = 0, workspace: Any = None) -> None:
-        """Fills `outputs` [N, C', H', W'] float32 from `inputs` [N, C, H, W] float32, at every precision.
+        """Fills `outputs` [N, C', H', W'] float32 from `inputs` [N, C, H, W] float32.
 
-        Args:
-            inputs: on the device.
-            outputs: likewise.
-            stream: a cudaStream_t as an integer; 0 on a CPU.
-            workspace: of at least `workspace(N)` bytes on the device, of any shape and dtype; None where that is 0.
+        `workspace`, an array of at least `workspace(N)` bytes on the device, is free again when the work is done.
 
         Raises:
             EngineError: the network does not accept this shape, or the runtime failed.
-            OutOfMemory: the device has too little memory for this call.
+            OutOfMemory: the device has too little memory left; with fewer slices it may suffice.
         """
         ...
 
 
 def installed(runtime: str, device: str) -> bool:
-    """Whether the runtime's own package can be imported."""
-    return importlib.util.find_spec(RUNTIMES[device][runtime][0]) is not None
+    """Whether the runtime's own package is there; a folder of type stubs in its name is not."""
+    spec = importlib.util.find_spec(RUNTIMES[device][runtime][0])
+    return spec is not None and spec.origin is not None
 
 
 def check_device(device: str) -> None:
@@ -104,21 +103,34 @@ def choose(runtime: str, device: str, unfit: Mapping[str, str] | None = None) ->
         if not installed(runtime, kind):
             raise EngineError(f"runtime {runtime} is not installed; {known[runtime][1]}")
         return runtime, "asked for"
-    passed = []
+    absent = []
     for name in known:
         if unfit and name in unfit:
-            passed.append(f"{name}: {unfit[name]}")
-        elif installed(name, kind):
+            continue
+        if installed(name, kind):
             reason = f"first of {', '.join(known)} that is installed" + (" and fits" if unfit else "")
-            return name, reason + (f" (absent: {', '.join(passed)})" if passed else "")
-        else:
-            passed.append(name)
+            reason += f" (absent: {', '.join(absent)})" if absent else ""
+            return name, "; ".join([reason, *(f"{name}: {why}" for name, why in (unfit or {}).items())])
+        absent.append(name)
     raise EngineError(f"no runtime is installed for {kind}; {next(iter(known.values()))[1]}")
 
 
+def first_built() -> BuiltRuntime:
+    """The first installed of the runtimes whose engines are built beforehand.
+
+    Raises:
+        EngineError: none is; with the pip line of each.
+    """
+    for name in BUILT:
+        if installed(name, "cuda"):
+            return name
+    pip_lines = " or ".join(RUNTIMES["cuda"][name][1] for name in reversed(BUILT))
+    raise EngineError(f"none of {', '.join(BUILT)} is installed; {pip_lines}")
+
+
 def default_precision(device: str) -> str:
-    """What the network computes in where nothing is asked for: fp32 on a CPU, fp16 on a GPU."""
-    return "fp32" if device == "cpu" else "fp16"
+    """What is computed in where nobody asks for another precision."""
+    return PRECISIONS[device.split(":")[0]][0]
 
 
 def load(
@@ -137,22 +149,23 @@ def load(
         bundle: checked by `bundle.load`.
         part: which half.
         runtime: a name from `choose`.
-        device: "cpu" or "cuda[:i]".
-        precision: one of PRECISIONS of the device, where the runtime has it.
-        size: (height, width) [pixels] of the slices, as `slice_size` gives it; of no use to runtimes that take any.
-        engine_dir: where built engines lie; None means the user's cache. Of use to runtimes of FIXED_SIZE.
+        device: which, for `BUILT` runtimes, is CUDA's current device already.
+        precision: one of `PRECISIONS`, where the runtime has it.
+        size: (height, width) of the slices in pixels, for both halves; `BUILT` runtimes need it, others take any.
+        engine_dir: where built engines lie; by default see `cache.engine_directory`.
 
     Raises:
-        EngineError: the runtime cannot load the network at this precision, or no engine is built for it.
-        OutOfMemory: the device has too little memory for the network.
+        EngineError: the runtime cannot load the network at this precision, or no engine is built that fits.
+        OutOfMemory: the device has too little memory.
     """
     kind = device.split(":")[0]
     if precision not in PRECISIONS[kind]:
         raise EngineError(f"expected precision {' or '.join(PRECISIONS[kind])} on {kind}, got {precision!r}")
-    module = _module(runtime, kind)
-    if runtime in FIXED_SIZE:
-        return module.load(bundle, part, precision, runtime=runtime, device=device, size=size, engine_dir=engine_dir)
-    return module.load(bundle, part, precision, device)
+    if runtime in BUILT:
+        if size is None:
+            raise EngineError(f"the engines of {runtime} are built for slices of one size; pass size=(height, width)")
+        return _file(runtime, kind).load(bundle, part, runtime, precision, size, engine_dir, card(device))
+    return _file(runtime, kind).load(bundle, part, precision, device)
 
 
 def slice_size(
@@ -161,24 +174,27 @@ def slice_size(
     height: int,
     width: int,
     *,
-    device: str = "cpu",
-    precision: str = "fp32",
+    device: str,
+    precision: str,
     engine_dir: Path | None = None,
+    shape: tuple[int, int, int] | None = None,
 ) -> tuple[int, int]:
-    """The (height, width) [pixels] that slices of `height` and `width` are padded to for this runtime.
+    """The size that slices are padded to: their own, or that of the smallest engine pair that holds them.
 
-    Themselves where the runtime takes any size, else those of the smallest engine that is built and holds them.
+    Args:
+        shape: (z, y, x) of the volume on the model's grid, which the command in an error names.
 
     Raises:
-        EngineError: no engine holds them; the message names the command that builds one.
+        EngineError: no engine is built that fits; the message names the command that builds it.
     """
-    if runtime not in FIXED_SIZE:
+    if runtime not in BUILT:
         return height, width
-    module = _module(runtime, device.split(":")[0])
-    return module.slice_size(bundle, runtime, height, width, device=device, precision=precision, engine_dir=engine_dir)
+    file = _file(runtime, device.split(":")[0])
+    return file.slice_size(bundle, runtime, precision, (height, width), engine_dir, card(device), shape)
 
 
-def _module(runtime: str, kind: str) -> ModuleType:
+def _file(runtime: str, kind: str) -> Any:
+    """The module of this package that runs it."""
     _, pip_line, file = RUNTIMES[kind][runtime]
     try:
         return importlib.import_module(f".{file}", __name__)

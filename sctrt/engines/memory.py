@@ -1,34 +1,70 @@
-"""How much device memory a network takes, estimated from its architecture; pure arithmetic."""
+"""How much device memory an engine needs; arithmetic, no runtime."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from ..bundle import Architecture
 from . import Part
 
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a value
-LIVE = 6  # tensors of the widest layer's size at once: those of a residual block, and one to convolve in
-SCORES_BYTES = 64 << 20  # of attention's scores at once: queries go through it in chunks
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+# The scores of one slice are made whole up to WHOLE_SCORES bytes, else in chunks of at most CHUNK_SCORES and no fewer
+# than LEAST_CHUNKS: with up to 8 TensorRT-RTX 1.7 makes them side by side and nothing is gained, from 12 on in turn
+# (benchmarks/results/engine_memory.json).
+WHOLE_SCORES = 8 * 2**20
+CHUNK_SCORES = 64 * 2**20
+LEAST_CHUNKS = 16
+LIVE_IMAGES = 7.1  # images of the first level's width that are alive at once, at worst
+FLAT_BYTES = 32 * 2**20  # that even the smallest engine wants
 
 
-def workspace_bytes(architecture: Architecture, part: Part, height: int, width: int, batch: int, precision: str) -> int:
-    """Upper estimate of what one half's layers need for `batch` slices of height x width pixels."""
-    widths = [architecture.channels * m for m in architecture.multipliers]
-    entering = widths if part == "encoder" else [*widths[1:], widths[-1]]  # the decoder widens before it narrows
-    pixels = height * width
-    widest = max(max(w, e) * pixels // 4**level for level, (w, e) in enumerate(zip(widths, entering, strict=True)))
-    latents = pixels // architecture.factor**2
-    scores = min(latents**2 * BYTES[precision], max(SCORES_BYTES, latents * BYTES[precision]))
-    attention = LIVE * widths[-1] * latents * BYTES[precision] + 2 * scores
-    return batch * max(LIVE * widest * BYTES[precision], attention)
+def attention_chunks(positions: int, bytes_each: int) -> int:
+    """In how many chunks the queries of one slice go through attention over `positions` latents."""
+    scores = positions * positions * bytes_each
+    return 1 if scores <= WHOLE_SCORES else max(LEAST_CHUNKS, -(-scores // CHUNK_SCORES))
+
+
+def workspace_bytes(architecture: Architecture, height: int, width: int, batch: int, precision: str) -> int:
+    """Device memory that an engine needs beside its weights, inputs and outputs: never below what was reported.
+
+    Of slices [batch, _, height, width] in pixels; of the encoder or the decoder, whichever needs more; for the layers
+    that `network.KEEP_FP32` names. Fitted to benchmarks/results/engine_memory.json.
+    """
+    size = BYTES[precision]
+    positions = (height // architecture.factor) * (width // architecture.factor)
+    scores = positions * positions * size
+    attention = scores // attention_chunks(positions, size)
+    return FLAT_BYTES + batch * (int(LIVE_IMAGES * height * width * architecture.channels * size) + attention)
 
 
 def weight_bytes(architecture: Architecture, part: Part, precision: str) -> int:
-    """Upper estimate of one half's weights."""
-    widths = [architecture.channels * m for m in architecture.multipliers]
-    blocks = architecture.blocks + (part == "decoder")
-    convolved = 0
-    for before, after in zip(widths, widths[1:] + widths[-1:], strict=True):
-        wide = max(before, after)
-        convolved += 2 * blocks * wide * max(before, after) * 9 + wide * wide * 10
-    middle = widths[-1] ** 2 * (4 * 9 + 4)
-    return (convolved + middle) * BYTES[precision]
+    """Of one half's parameters."""
+    return parameters(architecture, part) * BYTES[precision]
+
+
+def parameters(a: Architecture, part: Part) -> int:
+    """Number of weights of one half, its 1x1 convolution beside the codebook counted in."""
+    widths = [a.channels * m for m in a.multipliers]
+    top = widths[-1]
+    middle = 2 * _block(top, top) + 4 * _convolution(top, top, 1) + 2 * top
+    between = _convolution(a.latent_channels, a.code_dim, 1)
+    if part == "encoder":
+        ends = _convolution(a.input_channels, a.channels, 3) + 2 * top + _convolution(top, a.latent_channels, 3)
+        levels, blocks, previous = widths, a.blocks, a.channels
+    else:
+        ends = _convolution(a.latent_channels, top, 3) + 2 * widths[0] + _convolution(widths[0], a.output_channels, 3)
+        levels, blocks, previous = widths[::-1], a.blocks + 1, top
+        between = _convolution(a.code_dim, a.latent_channels, 1)
+    total = ends + middle + between + sum(_convolution(width, width, 3) for width in levels[:-1])
+    for before, width in pairwise([previous, *levels]):
+        total += _block(before, width) + (blocks - 1) * _block(width, width)
+    return total
+
+
+def _block(inputs: int, outputs: int) -> int:
+    shortcut = _convolution(inputs, outputs, 1) if inputs != outputs else 0
+    return 2 * inputs + _convolution(inputs, outputs, 3) + 2 * outputs + _convolution(outputs, outputs, 3) + shortcut
+
+
+def _convolution(inputs: int, outputs: int, side: int) -> int:
+    return inputs * outputs * side * side + outputs
