@@ -97,6 +97,7 @@ def shim_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(ops, "_native", shim.shim().native)
     shim.shim().reset(shim.DEVICES, shim.SEED)
+    shim.memory.reset()
     yield OnGpu(cupy)
     shim.shim().reset(0, 0)
 

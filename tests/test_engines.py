@@ -202,3 +202,15 @@ def test_the_default_precision_is_that_of_the_device():
 def test_a_cpu_takes_slices_as_they_are_and_needs_no_workspace(runtime, tiny_bundle):
     assert engines.slice_size(tiny_bundle, runtime, 36, 44, device="cpu", precision="fp32") == (36, 44)
     assert engines.load(tiny_bundle, "encoder", runtime).workspace(4) == 0
+
+
+def test_for_auto_a_runtime_that_does_not_fit_is_passed_over_and_named(monkeypatch):
+    with_only(monkeypatch, "tensorrt-rtx", "torch")
+    name, reason = engines.choose("auto", "cuda", {"tensorrt-rtx": "no engine is built"})
+    assert name == "torch"
+    assert reason == (
+        "first of tensorrt, tensorrt-rtx, torch that is installed and fits (absent: tensorrt); "
+        "tensorrt-rtx: no engine is built"
+    )
+    with pytest.raises(EngineError, match="no runtime is installed for cuda"):
+        engines.choose("auto", "cuda", {"tensorrt-rtx": "", "torch": ""})

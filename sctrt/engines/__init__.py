@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,10 +32,8 @@ RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
         "torch": ("torch", "pip install 'sctrt[train]'", "torch"),
     },
 }
-BUILT: tuple[Literal["tensorrt", "tensorrt-rtx"], ...] = (
-    "tensorrt",
-    "tensorrt-rtx",
-)  # runtimes whose engines are built beforehand, for slices of fixed sizes
+# Runtimes whose engines are built beforehand, for slices of fixed sizes.
+BUILT: tuple[BuiltRuntime, ...] = ("tensorrt", "tensorrt-rtx")
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp16", "bf16", "fp32")}  # the first is the default
 
 
@@ -42,8 +41,8 @@ class Engine(Protocol):
     """Runs one network on one device. Knows tensors; not PET, planes or files.
 
     Inputs and outputs are C-contiguous on `device`; the caller owns both; work is enqueued on
-    `stream`; a call neither allocates (but for the runtime's own workspace) nor synchronises (but on
-    a CPU, where it returns when the output is there).
+    `stream`; a call neither allocates (but for the runtime's own workspace, where it takes none of the
+    caller's) nor synchronises (but on a CPU, where it returns when the output is there).
     """
 
     version: str  # of the runtime
@@ -70,23 +69,33 @@ def installed(runtime: str, device: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def choose(runtime: str, device: str) -> tuple[str, str]:
+def check_device(device: str) -> None:
+    """Refuses what is no name of a device.
+
+    Raises:
+        DeviceError: neither "cpu" nor "cuda[:i]".
+    """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise DeviceError(f"expected device cpu or cuda[:i], got {device!r}")
+
+
+def choose(runtime: str, device: str, unfit: Mapping[str, str] | None = None) -> tuple[str, str]:
     """Picks the runtime.
 
     Args:
-        runtime: a name, or "auto" for the first that is installed.
+        runtime: a name, or "auto" for the first that is installed and fits.
         device: "cpu" or "cuda[:i]".
+        unfit: runtimes that are not to be picked for "auto" -> why.
 
     Returns:
         The runtime's name, and why it was chosen.
 
     Raises:
-        DeviceError: nothing runs on this device.
+        DeviceError: there is no such device.
         EngineError: unknown runtime, or its package is not installed.
     """
+    check_device(device)
     kind = device.split(":")[0]
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise DeviceError(f"expected device cpu or cuda[:i], got {device!r}")
     known = RUNTIMES[kind]
     if runtime != "auto":
         if runtime not in known:
@@ -96,9 +105,12 @@ def choose(runtime: str, device: str) -> tuple[str, str]:
         return runtime, "asked for"
     absent = []
     for name in known:
+        if unfit and name in unfit:
+            continue
         if installed(name, kind):
-            reason = f"first of {', '.join(known)} that is installed"
-            return name, reason + (f" (absent: {', '.join(absent)})" if absent else "")
+            reason = f"first of {', '.join(known)} that is installed" + (" and fits" if unfit else "")
+            reason += f" (absent: {', '.join(absent)})" if absent else ""
+            return name, "; ".join([reason, *(f"{name}: {why}" for name, why in (unfit or {}).items())])
         absent.append(name)
     raise EngineError(f"no runtime is installed for {kind}; {next(iter(known.values()))[1]}")
 
@@ -153,7 +165,7 @@ def load(
         if size is None:
             raise EngineError(f"the engines of {runtime} are built for slices of one size; pass size=(height, width)")
         return _file(runtime, kind).load(bundle, part, runtime, precision, size, engine_dir, card(device))
-    return _file(runtime, kind).load(bundle, part, precision)
+    return _file(runtime, kind).load(bundle, part, precision, device)
 
 
 def slice_size(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class TorchEngine:
         return 0
 
     def __call__(
-        self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0, workspace: None = None
+        self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0, workspace: Any = None
     ) -> None:
         check_arrays(inputs, outputs)
         try:
@@ -41,7 +42,7 @@ class TorchEngine:
         torch.from_numpy(outputs).copy_(made)
 
 
-def load(bundle: Bundle, part: Part, precision: str) -> TorchEngine:
+def load(bundle: Bundle, part: Part, precision: str, device: str) -> TorchEngine:
     """Builds the network from the bundle's weights."""
     model = load_bundle_weights(bundle).eval()
     return TorchEngine(model.encode if part == "encoder" else model.decode, precision)
