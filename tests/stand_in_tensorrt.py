@@ -62,8 +62,9 @@ def make(kind="tensorrt_rtx", *, version=None, gpu=None):
     names = [*COMMON, *(RTX_ONLY if rtx else ())]
     for base in names:
         setattr(trt, base.__name__, type(base.__name__, (base,), {"trt": trt, "__doc__": base.__doc__}))
-    for flags in (TensorIOMode, ExecutionContextAllocationStrategy, BuilderFlag, *(RTX_FLAGS if rtx else ())):
+    for flags in (TensorIOMode, ExecutionContextAllocationStrategy, *(RTX_FLAGS if rtx else ())):
         setattr(trt, flags.__name__, flags)
+    trt.BuilderFlag = RtxBuilderFlag if rtx else BuilderFlag
     members = {"EXPLICIT_BATCH": 0} if kind == "tensorrt11" else {"STRONGLY_TYPED": 1}
     trt.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", members)
     trt.ILogger = ILogger
@@ -84,6 +85,11 @@ class ExecutionContextAllocationStrategy(enum.IntEnum):
 
 class BuilderFlag(enum.IntEnum):
     TF32 = 7
+
+
+class RtxBuilderFlag(enum.IntEnum):
+    TF32 = 7
+    REQUIRE_USER_ALLOCATION = 28
 
 
 class CudaGraphStrategy(enum.IntEnum):
@@ -152,7 +158,8 @@ class Builder:
             "version": self.trt.__version__,
             "targets": targets or [gpu.compute_capability],
             "batches": [low[0], high[0]],
-            "tf32": BuilderFlag.TF32 not in config.cleared,
+            "tf32": self.trt.BuilderFlag.TF32 not in config.cleared,
+            "flags": sorted(flag.name for flag in config.set),
         }
         return IHostMemory(MAGIC + json.dumps(header).encode() + b"\n" + network.onnx)
 
@@ -242,7 +249,7 @@ class IBuilderConfig:
     progress_monitor = None
 
     def __init__(self):
-        self.profiles, self.cleared = [], set()
+        self.profiles, self.cleared, self.set = [], set(), set()
         if self.trt.__name__ == "tensorrt_rtx":
             self.targets = []
 
@@ -252,6 +259,9 @@ class IBuilderConfig:
 
     def clear_flag(self, flag):
         self.cleared.add(flag)
+
+    def set_flag(self, flag):
+        self.set.add(flag)
 
     @property
     def num_compute_capabilities(self):

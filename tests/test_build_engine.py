@@ -408,6 +408,21 @@ def test_refusals_exit_with_their_codes(run, monkeypatch, rtx, no_card, tmp_path
     assert "pip install 'sctrt[tensorrt-rtx]' or pip install 'sctrt[tensorrt]'" in said
 
 
+def test_where_a_gpu_is_the_command_verifies(run, trt, card, shim_gpu, tiny_bundle, tmp_path):
+    options = (tiny_bundle.path, "--runtime", runtime_of(trt), "--precision", "fp32", "--shape", "64,64,40")
+    for built in (True, False):
+        code, said = run(*options)
+        assert code == 0 and ("building for 8.6" in said) == built, said
+        assert said.count(f": verified on {CARD.name} against openvino ") == 1
+        assert {has.verified.device for has in fingerprints(tmp_path / "engines")} == {CARD.name}
+
+
+def test_where_engines_are_wrong_the_command_fails(run, rtx, card, shim_gpu, tiny_bundle, monkeypatch):
+    monkeypatch.setattr(verify, "HU_MEAN_LIMIT", 0.0)
+    code, said = run(tiny_bundle.path, "--precision", "bf16", "--shape", "32,32,32")
+    assert code == 1 and "in bf16 differs from openvino" in said and "use --precision fp16 or fp32" in said
+
+
 def test_a_gpu_that_the_kernels_cannot_use_leaves_engines_unverified(run, rtx, card, tiny_bundle):
     if ops.cuda_device_count():
         pytest.skip("there is a GPU")

@@ -130,9 +130,10 @@ class TensorRtEngine:
         if known and not kernels.deserialize(known):
             known = b""  # of another driver or GPU: they are made anew
         config.set_runtime_cache(kernels)
-        alive = self._runtime, self._engine, self._log
+        context = self._engine.create_execution_context(config)
+        alive = self._runtime, self._engine, self._log, config
         weakref.finalize(self, _write_kernels, kernels, self.entry.kernels, known, alive)
-        return self._engine.create_execution_context(config)
+        return context
 
     def _name(self, mode: Any) -> str:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -245,6 +246,8 @@ def build(
         raise EngineError(f"{trt.__name__} {trt.__version__} cannot read the network: {words}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; who wants speed takes fp16
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # a call then allocates nothing, and can be captured
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     _set_targets(trt, config, targets, here)
     _set_batches(builder, network, config, max_batch)
     monitor = config.progress_monitor = _monitor(trt, progress)
