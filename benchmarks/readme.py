@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import kernels_table
+import pipeline_table
 import typer
 
 from sctrt.evaluation import report
@@ -123,6 +124,7 @@ SECTIONS = (  # document, section, results, renderer
     ("README.md", "speed", "whole_body.json", speed),
     ("README.md", "runtimes", "runtimes.json", runtimes),
     ("README.md", "kernels", "kernels.json", kernels_table.short),
+    ("README.md", "gpu", "gpu_pipeline.json", pipeline_table.markdown),
     ("docs/model.md", "training", "training.json", training),
     ("docs/engines.md", "precision", "precision.json", precision),
     ("docs/engines.md", "engine-memory", "engine_memory.json", engine_memory),
@@ -131,7 +133,8 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )
-NEED_A_GPU = {"kernels_cuda.json"}  # where none was at hand there is no file, and the document keeps its words
+# Where no GPU was at hand there is no file, and the document keeps its words.
+NEED_A_GPU = {"kernels_cuda.json", "gpu_pipeline.json"}
 
 
 def main(

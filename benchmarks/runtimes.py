@@ -16,8 +16,8 @@ from timing import environment
 
 from sctrt import Synthesizer, engines, nifti, ops
 from sctrt.files import write_json
-from sctrt.pipeline import MAX_BATCH_PIXELS
-from sctrt.planes import PLANES, batches
+from sctrt.plan import CPU_BATCH_PIXELS
+from sctrt.planes import PLANES, batches, padded_size, slice_axis
 from sctrt.preprocess import network_input
 
 ORACLE = "torch"
@@ -57,11 +57,13 @@ def codes_of(synthesizer: Synthesizer, volume: Any) -> NDArray[np.int32]:
     channels = network_input(volume, manifest.spacing_mm, manifest.normaliser).channels
     found = []
     for plane in PLANES:
-        for b in batches(channels.shape[1:], plane, a.factor, MAX_BATCH_PIXELS):
+        height, width = padded_size(channels.shape[1:], plane, a.factor)
+        slices = channels.shape[1 + slice_axis(plane)]
+        for b in batches(plane, [True] * slices, max(1, CPU_BATCH_PIXELS // (height * width))):
             images = ops.extract_planes(
-                channels, plane, b.start, b.count, height=b.height, width=b.width, fill=manifest.padding
+                channels, plane, b.start, b.count, height=height, width=width, fill=manifest.padding
             )
-            latent = np.empty((b.count, a.code_dim, b.height // a.factor, b.width // a.factor), np.float32)
+            latent = np.empty((b.count, a.code_dim, height // a.factor, width // a.factor), np.float32)
             encoder(images, latent)
             found.append(ops.nearest_code(latent, codebook)[0].ravel())
     return np.concatenate(found)

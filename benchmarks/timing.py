@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parent.parent
-PACKAGES = ("numpy", "scipy", "openvino", "onnxruntime", "torch", "faiss-cpu", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = (
+    *("numpy", "scipy", "openvino", "onnxruntime", "torch", "triton", "faiss-cpu", "cupy-cuda12x", "cupy-cuda13x"),
+    *("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "onnx"),
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 BUSY = 0.5  # load average above which times mean little
 
@@ -57,12 +60,12 @@ def available_gb() -> float:
 
 
 def commit() -> str:
-    """The checked-out commit, with "+changes" where files differ from it; "unknown" outside a repository."""
+    """The checked-out commit, with "+changes" where files differ from it; outside a repository $SCTRT_COMMIT."""
     try:
         name = _git("rev-parse", "--short=12", "HEAD")
         return f"{name}+changes" if _git("status", "--porcelain", "--untracked-files=no") else name
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("SCTRT_COMMIT", "unknown")
 
 
 def thread_environment(threads: int) -> dict[str, str]:

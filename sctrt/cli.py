@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import platform
+import re
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,9 +16,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from .errors import BundleError, SctrtError, VolumeError
+from .errors import BundleError, DeviceError, SctrtError, VolumeError
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .device import Gpu
+    from .engines.cache import Fingerprint
 
 NIFTI = (".nii.gz", ".nii")
+SECONDS_BETWEEN_LINES = 10
 FAILED, REFUSED = 1, 3  # exit codes; 2, wrong usage, is the parser's
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -39,13 +46,21 @@ def common(
 @app.command()
 def synthesize(
     pet: Annotated[Path, typer.Argument(help="NAC PET, NIfTI.")],
-    output: OutputOption,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the CT goes; not with --plan.")] = None,
     model: Annotated[Path | None, typer.Option(help="Bundle NAME.sctrt; default: the model that ships.")] = None,
     runtime: Annotated[
-        Literal["auto", "openvino", "onnxruntime", "torch"], typer.Option(help="What runs the network.")
+        Literal["auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"],
+        typer.Option(help="What runs the network; on a GPU the last three."),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the network.")] = "fp32",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where all of it runs.")] = "cpu",
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None, typer.Option(help="Of the network; default: fp32 on a CPU, else fp16.")
+    ] = None,
+    engine_dir: Annotated[Path | None, typer.Option(help="Of built engines; default: as for build-engine.")] = None,
+    vram_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="GPU memory that may be used [GB]; default: what is free.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be allocated, and write nothing.")] = False,
     fusion: Annotated[
         Literal["median", "mean", "axial", "coronal", "sagittal"],
         typer.Option(help="Of the planes, or one alone."),
@@ -59,9 +74,19 @@ def synthesize(
     """NAC PET in, synthetic CT (HU) out, on the PET's own grid."""
     from .attenuation import CARNEY_2006
     from .nifti import load
-    from .pipeline import JOINT_FUSIONS, Synthesizer
+    from .pipeline import JOINT_FUSIONS, Synthesizer, memory_plan
 
     images = [path for path in (output, mu_map, uncertainty) if path]
+    if vram_gb and device == "cpu":
+        raise typer.BadParameter("--vram-gb is of a GPU; give --device cuda with it")
+    if plan:
+        if images or preview or report:
+            raise typer.BadParameter("--plan writes nothing; leave out the outputs")
+        options = {"device": device, "precision": precision, "fusion": fusion, "vram_gb": vram_gb}
+        out.print(memory_plan(pet, model=model, **options).text(), markup=False, highlight=False, soft_wrap=True)
+        return
+    if not output:
+        raise typer.BadParameter("expected --output (-o), where the CT goes, or --plan")
     if len({path.absolute() for path in images}) < len(images):
         raise typer.BadParameter("two outputs have the same name; give each its own")
     _check_outputs(pet, {**dict.fromkeys(images, NIFTI), preview: (".png",), report: (".json",)})
@@ -70,7 +95,15 @@ def synthesize(
     if uncertainty and fusion not in JOINT_FUSIONS:
         raise typer.BadParameter(f"--uncertainty is how far three planes lie apart; --fusion {fusion} is one alone")
     volume = load(pet)
-    synthesizer = Synthesizer(model, runtime=runtime, device=device, precision=precision, fusion=fusion)
+    synthesizer = Synthesizer(
+        model,
+        runtime=runtime,
+        device=device,
+        precision=precision,
+        fusion=fusion,
+        engine_dir=engine_dir,
+        vram_gb=vram_gb,
+    )
     with _PlaneProgress() as progress:
         result = synthesizer(volume, progress=progress)
     result.ct.save(output)
@@ -86,6 +119,8 @@ def synthesize(
         from .files import write_json
 
         write_json(report, {**result.report, "input_file": str(pet), "output_file": str(output)})
+    for event in result.report["plan"]["events"]:
+        _say(event)
     seconds = result.report["seconds"]["total"]
     _say(f"{output}: {seconds:.1f} s with {synthesizer.runtime} ({synthesizer.reason})")
     _say(result.report["model"]["intended_use"])
@@ -177,35 +212,135 @@ def demo(
 
 
 @app.command()
-def info(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
-    """What is installed, what the kernels were built with, and which runtime would be chosen."""
+def build_engine(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE", help="Bundle NAME.sctrt; default: the model that ships.")
+    ] = None,
+    runtime: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"] | None, typer.Option(help="Default: the first that is installed.")
+    ] = None,
+    precision: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="Of the network.")] = "fp16",
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar="Z,Y,X", help="Of the body box on the model's grid [voxels]; default: an adult's."),
+    ] = None,
+    for_pet: Annotated[Path | None, typer.Option("--for", help="PET whose body box it is.")] = None,
+    max_batch: Annotated[int | None, typer.Option(min=1, max=1024, help="Slices of one call at most.")] = None,
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(metavar="8.6,...", help="GPUs to build for; default: the one here, else all. TensorRT-RTX only."),
+    ] = None,
+    engine_dir: Annotated[Path | None, typer.Option(help="Default: $SCTRT_ENGINE_DIR, else the user's cache.")] = None,
+) -> None:
+    """Builds the TensorRT engines of a model for the GPU that is here, or ahead of time for others."""
     from . import bundle as bundles
-    from . import engines, ops
+    from . import engines
 
-    choices = {}
-    for device, runtimes in engines.RUNTIMES.items():
-        for name, (_, pip_line, _) in runtimes.items():
-            choices[f"{device}: {name}"] = "installed" if engines.installed(name, device) else f"missing: {pip_line}"
+    targets = _compute_capabilities(compute_capability)
+    if shape and for_pet:
+        raise typer.BadParameter("--shape and --for both say how large the body box is; give one of them")
+    given = _shape(shape) if shape else None
+    if runtime == "tensorrt" and targets:
+        raise typer.BadParameter("--compute-capability is of tensorrt-rtx; tensorrt builds for the GPU that is here")
+    chosen = runtime or engines.first_built()
+    _need("onnx", "building engines", chosen)
+    from .engines import build
+
+    bundle = bundles.load(model)
+    if for_pet:
+        given = _body_box(for_pet, bundle)
+    manifest = bundle.manifest
+    given = given or build.adult_shape(manifest.spacing_mm)
+    sizes = build.slice_sizes(given, manifest.architecture.factor)
+    slices = ", ".join(f"{height} x {width}" for height, width in sizes)
+    _say(f"{manifest.name} for a body box of {' x '.join(map(str, given))} voxels: slices of {slices} pixels")
+    with _EngineProgress() as progress:
+        built = build.build_engines(
+            bundle,
+            chosen,
+            precision,
+            sizes,
+            max_batch=max_batch or build.MAX_BATCH,
+            targets=targets,
+            engine_dir=engine_dir,
+            say=_say,
+            progress=progress,
+        )
+    _verify(bundle, [one.entry.fingerprint for one in built], engine_dir)
+
+
+def _verify(bundle: Bundle, built: list[Fingerprint], engine_dir: Path | None) -> None:
+    """Says how far engines lie from a CPU runtime: tried now where that can be, else as their fingerprints say."""
+    from .engines.verify import describe, verify_built
+
+    device, reason = _device_for(built[0].targets)
+    for one in built[::2]:  # the decoder beside it has the same
+        size = one.height, one.width
+        found = one.verified
+        if device:
+            with device:
+                found = verify_built(bundle, one.runtime, one.precision, size, engine_dir, device)
+        if found:
+            _say(f"{size[0]} x {size[1]}: verified on {found.device} against {found.oracle}: {describe(found)}")
+        else:
+            _say(f"{size[0]} x {size[1]}: not verified, since {reason}; the first run verifies")
+
+
+def _device_for(targets: tuple[str, ...]) -> tuple[Gpu | None, str]:
+    """The GPU here, if it is a target and can be used; else why not."""
+    from .device import Gpu
+    from .gpus import card
+
+    there = card("cuda")
+    if there is None:
+        return None, "no GPU is here"
+    if there.compute_capability not in targets:
+        return None, f"the GPU here, {there.name} ({there.compute_capability}), is none of the targets"
     try:
-        runtime, reason = engines.choose("auto", "cpu")
-    except SctrtError as error:
-        runtime, reason = "none", str(error)
-    facts = {
-        "sctrt": _version(),
-        "python": platform.python_version(),
-        "kernels": ops.build_info(),
-        "gpus": ops.cuda_device_count(),
-        "runtimes": choices,
-        "chosen": f"{runtime} ({reason})",
-        "model": str(bundles.default_bundle()),
-    }
+        return Gpu(0), ""
+    except DeviceError as error:
+        return None, str(error)
+
+
+def _body_box(pet: Path, bundle: Bundle) -> tuple[int, int, int]:
+    """(z, y, x) of a PET's body box on the model's grid."""
+    from .checks import check_pet
+    from .nifti import load
+    from .preprocess import network_input
+
+    volume = load(pet)
+    check_pet(volume)
+    return network_input(volume, bundle.manifest.spacing_mm, bundle.manifest.normaliser).grid.shape
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    if not re.fullmatch(r"[1-9]\d{0,3},[1-9]\d{0,3},[1-9]\d{0,3}", text):
+        raise typer.BadParameter(f"expected --shape Z,Y,X of three numbers of voxels from 1 to 9999, got {text!r}")
+    z, y, x = map(int, text.split(","))
+    return z, y, x
+
+
+def _compute_capabilities(text: str | None) -> list[str]:
+    names = text.split(",") if text is not None else []
+    for name in names:
+        if not re.fullmatch(r"\d{1,2}\.\d", name):
+            raise typer.BadParameter(f"expected --compute-capability such as 8.6,8.9,12.0, got {text!r}")
+    return list(dict.fromkeys(names))
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """What is installed, which GPUs are here, which runtime would be chosen and why, and which engines are built."""
+    from .info import facts
+
+    found = facts()
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(found, indent=2))
         return
     table = Table(show_header=False)
-    for name, value in facts.items():
-        text = "\n".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(name, Text(text))
+    for name, value in found.items():
+        lines = [f"{k}: {v}" for k, v in value.items()] if isinstance(value, dict) else value
+        table.add_row(name, Text("\n".join(lines) or "none" if isinstance(lines, list) else str(lines)))
     out.print(table)
 
 
@@ -233,6 +368,21 @@ class _PlaneProgress:
             self._bars.update(self._tasks[stage], completed=done)
         elif done in (0, total):
             _say(f"{stage}: {'started' if done == 0 else 'done'} ({total} batches)")
+
+
+class _EngineProgress(_PlaneProgress):
+    """The same in per cent; where there is no terminal, a line now and then of a build that takes long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bars:
+            super().__call__(stage, done, total)
+        elif time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            _say(f"{stage}: {done} of {total} %")
 
 
 def _say(line: str) -> None:

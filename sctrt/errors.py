@@ -19,3 +19,7 @@ class EngineError(SctrtError):
 
 class DeviceError(SctrtError):
     """The device asked for is absent, or the arrays lie on different devices."""
+
+
+class OutOfMemory(DeviceError):
+    """The device has too little free memory for what was asked; with less at a time it may fit."""

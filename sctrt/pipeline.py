@@ -6,10 +6,8 @@ import hashlib
 import os
 import platform
 import re
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,16 +20,17 @@ from . import engines, nifti, ops
 from .attenuation import hu_to_mu
 from .bundle import Bundle
 from .checks import check_pet
-from .planes import PLANES, Batch, Plane, batches
-from .preprocess import NetworkInput, network_input
+from .device import Device, open_device
+from .errors import EngineError, OutOfMemory
+from .plan import GB, Grids, Network, Plan, any_size, engine_size, make_plan
+from .planes import PLANES, Plane
+from .preprocess import Grid, NetworkInput, model_grid, network_input, samples_per_voxel
+from .run import Engines, Progress, Run
 from .units import BONE_ABOVE, FAT_HU, HU_AIR, LUNG_HU, SOFT_HU
 from .volume import Volume
 
-MAX_BATCH_PIXELS = 60_000  # of one engine call: larger batches are no faster on a CPU and cost memory
 JOINT_FUSIONS = ("median", "mean")
 FUSIONS = (*JOINT_FUSIONS, *PLANES)
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 @dataclass(frozen=True)
@@ -52,35 +51,23 @@ def mu_map(ct: Volume, kvp: int = 120) -> Volume:
     return Volume(hu_to_mu(ct.array, kvp).astype(np.float32), ct.affine, "1/cm")
 
 
-@dataclass
-class _Clock:
-    """Wall-clock seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str):
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
 class Synthesizer:
-    """A loaded model: load once, run many.
+    """A loaded model: load once, run many, one volume at a time.
 
     Args:
         model: a bundle folder NAME.sctrt; None means the model that ships with sctrt.
-        runtime: "auto", "openvino", "onnxruntime" or "torch".
-        device: "cpu".
-        precision: "fp32" or "bf16" (where the runtime has it).
+        runtime: "auto"; on a CPU "openvino", "onnxruntime" or "torch", on a GPU "tensorrt", "tensorrt-rtx" or "torch".
+        device: "cpu" or "cuda[:i]".
+        precision: "fp32", "fp16" (on a GPU) or "bf16", where the runtime has it; None means fp32 on a CPU, fp16 on a
+            GPU.
         fusion: of the three planes: "median" (the paper's), "mean", or one plane alone.
+        engine_dir: where built engines lie; None means the user's cache.
+        vram_gb: memory [GB] of the GPU that may be used; None means what is free.
 
     Raises:
         BundleError: the bundle is missing, damaged or too new.
         EngineError: the runtime is unknown, not installed or cannot load the network.
-        DeviceError: nothing runs on this device.
+        DeviceError: the device cannot be used.
     """
 
     def __init__(
@@ -89,17 +76,22 @@ class Synthesizer:
         *,
         runtime: str = "auto",
         device: str = "cpu",
-        precision: str = "fp32",
+        precision: str | None = None,
         fusion: str = "median",
+        engine_dir: Path | None = None,
+        vram_gb: float | None = None,
     ) -> None:
-        if fusion not in FUSIONS:
-            raise ValueError(f"expected fusion {', '.join(FUSIONS)}, got {fusion!r}")
+        _check_fusion(fusion)
         self.runtime, self.reason = engines.choose(runtime, device)
         self.bundle: Bundle = bundles.load(model)
-        self.device, self.precision, self.fusion = device, precision, fusion
+        self._device = open_device(device)
+        self.device, self.fusion = self._device.name, fusion
+        self.precision = precision or engines.default_precision(device)
+        self._asked, self._engine_dir, self._vram_gb = runtime, engine_dir, vram_gb
         self._codebook = ops.Codebook(self.bundle.codebook())
-        self._encoder = engines.load(self.bundle, "encoder", self.runtime, device=device, precision=precision)
-        self._decoder = engines.load(self.bundle, "decoder", self.runtime, device=device, precision=precision)
+        self._loaded: dict[tuple[str, tuple[int, int] | None], Engines] = {}
+        if self.runtime not in engines.BUILT:
+            self._engines((0, 0))  # what cannot be loaded is refused now
 
     def __call__(self, pet: Any, *, progress: Progress | None = None) -> Synthesis:
         """Synthesises a CT.
@@ -111,70 +103,107 @@ class Synthesizer:
 
         Raises:
             VolumeError: the PET is unfit; the message says why and what to do.
+            EngineError: no engine is built for slices of this size; the message names the command.
+            OutOfMemory: the GPU has too little memory, whatever is done.
         """
-        clock = _Clock()
+        clock = self._device.clock()
+        events: list[str] = []
         with clock.stage("load"):
             volume = as_volume(pet)
             check_pet(volume)
-        manifest = self.bundle.manifest
+        budget = _budget(self._device, self._vram_gb)
         with clock.stage("preprocess"):
-            prepared = network_input(volume, manifest.spacing_mm, manifest.normaliser)
-        predictions = [self._run_plane(prepared.channels, plane, clock, progress) for plane in self._planes()]
-        with clock.stage("fuse"):
-            hu, spread = self._fuse(predictions)
-        with clock.stage("resample"):
-            ct, uncertainty = _to_pet_grid(hu, spread, prepared, volume)
-        return Synthesis(ct, uncertainty, self._report(volume, prepared, ct, clock))
-
-    def _planes(self) -> tuple[Plane, ...]:
-        return tuple(plane for plane in PLANES if self.fusion in (plane, *JOINT_FUSIONS))
-
-    def _run_plane(
-        self, pet: NDArray[np.float32], plane: Plane, clock: _Clock, progress: Progress | None
-    ) -> NDArray[np.float32]:
-        """One plane's prediction [z, y, x] in network units, from PET [C, z, y, x]."""
-        predicted = np.empty(pet.shape[1:], np.float32)
-        plan = list(batches(pet.shape[1:], plane, self.bundle.manifest.architecture.factor, MAX_BATCH_PIXELS))
-        for done, batch in enumerate(plan):
-            if progress:
-                progress(plane, done, len(plan))
-            self._run_batch(pet, batch, predicted, clock)
-        if progress:
-            progress(plane, len(plan), len(plan))
-        return predicted
-
-    def _run_batch(self, pet: NDArray[np.float32], batch: Batch, predicted: NDArray[np.float32], clock: _Clock) -> None:
-        a = self.bundle.manifest.architecture
-        latent = np.empty((batch.count, a.code_dim, batch.height // a.factor, batch.width // a.factor), np.float32)
-        slices = np.empty((batch.count, a.output_channels, batch.height, batch.width), np.float32)
-        with clock.stage("extract"):
-            images = ops.extract_planes(
-                pet,
-                batch.plane,
-                batch.start,
-                batch.count,
-                height=batch.height,
-                width=batch.width,
-                fill=self.bundle.manifest.padding,
-            )
-        with clock.stage("encoder"):
-            self._encoder(images, latent)
-        with clock.stage("codebook"):
-            _, codes = ops.nearest_code(latent, self._codebook)
-        with clock.stage("decoder"):
-            self._decoder(codes, slices)
-        with clock.stage("insert"):
-            ops.insert_planes(slices, predicted, batch.plane, batch.start)
-
-    def _fuse(self, predictions: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        low, high = self.bundle.manifest.hu_range
-        scale, offset = (high - low) / 2, (high + low) / 2
-        axial, coronal, sagittal = predictions if len(predictions) == 3 else predictions * 3
-        method = "mean" if self.fusion == "mean" else "median"
-        return ops.fuse_planes(axial, coronal, sagittal, method=method, scale=scale, offset=offset, limits=(low, high))
-
-    def _report(self, volume: Volume, prepared: NetworkInput, ct: Volume, clock: _Clock) -> dict[str, Any]:
+            prepared = self._prepare(volume, budget, events)
+        with clock.stage("engines"):
+            plan = self._plan(volume, prepared, budget)
         manifest = self.bundle.manifest
+        run = Run(self._device, prepared, manifest, self._codebook, self._engines, self._forget_engines, clock, events)
+        prepared = replace(prepared, channels=None)  # the run's, which lets go of them
+        run.predict(plan, progress)
+        with clock.stage("fuse"):
+            run.fuse("mean" if self.fusion == "mean" else "median")
+        with clock.stage("resample"):
+            matrix = ops.grid_matrix(volume.affine, prepared.grid.affine)
+            ct = Volume(run.result(matrix, volume.shape, HU_AIR), volume.affine, "HU")
+            uncertainty = Volume(run.result(matrix, volume.shape, 0.0), volume.affine, "HU")
+        seconds = clock.seconds()
+        return Synthesis(ct, uncertainty, self._report(volume, prepared, ct, seconds, plan, events))
+
+    def _prepare(self, volume: Volume, budget: int | None, events: list[str]) -> NetworkInput:
+        """The network's input, on the host where the GPU has no room to make it."""
+        manifest = self.bundle.manifest
+        arguments = volume, manifest.spacing_mm, manifest.normaliser
+        if budget is not None:
+            grid = model_grid(volume, manifest.spacing_mm)
+            if not _grids(volume, grid, grid).fits_preprocess(manifest.architecture.input_channels, budget):
+                return network_input(*arguments)
+        try:
+            return network_input(*arguments, self._device)
+        except OutOfMemory as error:
+            events.append(f"{error}: the volumes were prepared on the host and stayed there")
+        self._forget_engines()
+        self._device.release()
+        return network_input(*arguments)
+
+    def _plan(self, volume: Volume, prepared: NetworkInput, budget: int | None) -> Plan:
+        """The memory plan, for a runtime that fits, with its engines loaded."""
+        grid = model_grid(volume, self.bundle.manifest.spacing_mm)
+        size = partial(self._slice_size, prepared.grid.shape)
+        network = Network(self.bundle.manifest.architecture, self.precision, size)
+        unfit: dict[str, str] = {}
+        self.runtime, self.reason = engines.choose(self._asked, self.device)
+        while True:
+            try:
+                plan = make_plan(_grids(volume, grid, prepared.grid), network, budget, planes_of(self.fusion))
+                for size in {plane.engine for plane in plan.planes}:
+                    self._engines(size)
+                return plan
+            except EngineError as error:
+                unfit[self.runtime] = str(error)
+                if not self._another_runtime(unfit):
+                    raise
+
+    def _another_runtime(self, unfit: dict[str, str]) -> bool:
+        """Goes on to the next runtime if that was left open, and there is one."""
+        if self._asked != "auto" or self.device == "cpu":
+            return False
+        try:
+            self.runtime, self.reason = engines.choose("auto", self.device, unfit)
+        except EngineError:
+            return False
+        return True
+
+    def _slice_size(self, box: tuple[int, int, int], height: int, width: int) -> tuple[int, int]:
+        where = {"device": self.device, "precision": self.precision, "engine_dir": self._engine_dir}
+        return engines.slice_size(self.bundle, self.runtime, height, width, shape=box, **where)
+
+    def _engines(self, size: tuple[int, int]) -> Engines:
+        """Encoder and decoder for slices of this size, loaded once."""
+        key = (self.runtime, size if self.runtime in engines.BUILT else None)
+        if key not in self._loaded:
+            where = {"device": self.device, "precision": self.precision, "engine_dir": self._engine_dir}
+            encoder = engines.load(self.bundle, "encoder", self.runtime, size=key[1], **where)
+            decoder = engines.load(self.bundle, "decoder", self.runtime, size=key[1], **where)
+            self._loaded[key] = encoder, decoder
+            self._version = encoder.version
+        return self._loaded[key]
+
+    def _forget_engines(self) -> None:
+        """Those that are one of several, to be loaded again when it is their turn."""
+        for key in [key for key in self._loaded if key[0] in engines.BUILT]:
+            del self._loaded[key]
+
+    def _report(
+        self,
+        volume: Volume,
+        prepared: NetworkInput,
+        ct: Volume,
+        seconds: dict[str, float],
+        plan: Plan,
+        events: list[str],
+    ) -> dict[str, Any]:
+        manifest = self.bundle.manifest
+        peak = self._device.peak_bytes()
         return {
             "sctrt": package_version(),
             "python": platform.python_version(),
@@ -188,12 +217,13 @@ class Synthesizer:
             },
             "runtime": {
                 "name": self.runtime,
-                "version": self._encoder.version,
+                "version": self._version,
                 "reason": self.reason,
-                "device": self.device,
                 "precision": self.precision,
+                **self._device.facts(),
             },
             "fusion": self.fusion,
+            "plan": {**plan.facts(), "events": events},
             "kernels": ops.build_info(),
             "input": {
                 "shape_zyx": list(volume.shape),
@@ -202,10 +232,43 @@ class Synthesizer:
                 "sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest(),  # of the samples
             },
             "network_grid": {"shape_zyx": list(prepared.grid.shape), "spacing_mm": prepared.grid.spacing},
-            "seconds": {**clock.seconds, "total": sum(clock.seconds.values())},
+            "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(),
+            "peak_device_memory_mb": None if peak is None else peak / 1e6,
             "hu": hu_summary(ct.array),
         }
+
+
+def memory_plan(
+    pet: Any,
+    *,
+    model: str | Path | None = None,
+    device: str = "cpu",
+    precision: str | None = None,
+    fusion: str = "median",
+    vram_gb: float | None = None,
+) -> Plan:
+    """What a synthesis of this PET would allocate, without running the network; see `Synthesizer`.
+
+    With `vram_gb` no GPU is needed.
+    """
+    _check_fusion(fusion)
+    engines.check_device(device)
+    manifest = bundles.load(model).manifest
+    volume = as_volume(pet)
+    check_pet(volume)
+    on_gpu = device != "cpu"
+    budget = int(vram_gb * GB) if on_gpu and vram_gb else _budget(open_device(device), None)
+    box = network_input(volume, manifest.spacing_mm, manifest.normaliser).grid
+    grids = _grids(volume, model_grid(volume, manifest.spacing_mm), box)
+    size = engine_size if on_gpu else any_size
+    network = Network(manifest.architecture, precision or engines.default_precision(device), size)
+    return make_plan(grids, network, budget, planes_of(fusion))
+
+
+def planes_of(fusion: str) -> tuple[Plane, ...]:
+    """The planes that a fusion needs."""
+    return tuple(plane for plane in PLANES if fusion in (plane, *JOINT_FUSIONS))
 
 
 def synthesize(pet: Any, **options: Any) -> Synthesis:
@@ -264,10 +327,16 @@ def package_version() -> str:
         return "checkout"
 
 
-def _to_pet_grid(
-    hu: NDArray[np.float32], spread: NDArray[np.float32], prepared: NetworkInput, pet: Volume
-) -> tuple[Volume, Volume]:
-    matrix = ops.grid_matrix(pet.affine, prepared.grid.affine)
-    ct = ops.resample(hu, matrix, pet.shape, fill=HU_AIR)
-    uncertainty = ops.resample(spread, matrix, pet.shape, fill=0.0)
-    return Volume(ct, pet.affine, "HU"), Volume(uncertainty, pet.affine, "HU")
+def _check_fusion(fusion: str) -> None:
+    if fusion not in FUSIONS:
+        raise ValueError(f"expected fusion {', '.join(FUSIONS)}, got {fusion!r}")
+
+
+def _budget(device: Device, vram_gb: float | None) -> int | None:
+    """Bytes of device memory that may be used; None on a CPU."""
+    free = device.free_bytes()
+    return free if free is None or vram_gb is None else min(free, int(vram_gb * GB))
+
+
+def _grids(volume: Volume, grid: Grid, box: Grid) -> Grids:
+    return Grids(volume.shape, grid.shape, box.shape, int(np.prod(samples_per_voxel(volume.affine, grid))))

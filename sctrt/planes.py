@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+SIZE_STEP = 32  # pixels; slices are padded to multiples of it for engines of fixed size, so that patients share them
 
 
 def slice_axis(plane: Plane) -> int:
@@ -17,13 +19,11 @@ def slice_axis(plane: Plane) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive slices of one plane, padded to `height` x `width`."""
+    """Consecutive slices of one plane."""
 
     plane: Plane
     start: int
     count: int
-    height: int
-    width: int
 
 
 def padded_size(shape: tuple[int, int, int], plane: Plane, multiple: int) -> tuple[int, int]:
@@ -32,15 +32,15 @@ def padded_size(shape: tuple[int, int, int], plane: Plane, multiple: int) -> tup
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def batches(shape: tuple[int, int, int], plane: Plane, multiple: int, max_pixels: int) -> Iterator[Batch]:
-    """Splits all slices of a plane into batches of at most `max_pixels` pixels (at least one slice).
+def batches(plane: Plane, occupied: Sequence[bool], count: int, first: int = 0) -> Iterator[Batch]:
+    """Splits the occupied slices of a plane into batches of at most `count`.
 
     Args:
-        shape: (z, y, x) of the volume.
-        multiple: the network's down-sampling factor.
+        occupied: whether a slice is to be run, for each along the plane's axis.
+        first: slices before this one are left out.
     """
-    height, width = padded_size(shape, plane, multiple)
-    slices = shape[slice_axis(plane)]
-    count = max(1, max_pixels // (height * width))
-    for start in range(0, slices, count):
-        yield Batch(plane, start, min(count, slices - start), height, width)
+    wanted = (i for i in range(first, len(occupied)) if occupied[i])
+    for _, run in groupby(enumerate(wanted), lambda pair: pair[1] - pair[0]):  # consecutive ones differ alike
+        slices = [i for _, i in run]
+        for start in range(slices[0], slices[-1] + 1, count):
+            yield Batch(plane, start, min(count, slices[-1] + 1 - start))

@@ -1,6 +1,7 @@
-"""From a PET volume to the network's input: model grid, body box, normaliser. Pure NumPy and our kernels.
+"""From a PET volume to the network's input: model grid, body box, normaliser. Our kernels, on either device.
 
-Everything is decided in world coordinates, so a body stored in another orientation gives the same input.
+Everything is decided in world coordinates, so a body stored in another orientation gives the same input. What is to
+be decided is decided on the host, on an overview of voxels of 4 mm or more.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from skimage.filters import threshold_otsu
 
 from . import ops
 from .bundle import Normaliser
+from .device import Array, Device, Host
 from .errors import VolumeError
 from .volume import Volume
 
@@ -24,6 +26,9 @@ MIN_BODY_ML = 500.0
 MIN_PART_ML = 100.0  # smaller objects are noise outside the body
 POSITION_MM = 250.0
 AIR_INPUT = -1.0  # network units
+OVERVIEW_MM = 4.0  # voxels of the overview are at least as large
+
+Occupied = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]  # of z, y, x: which slices hold body
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ class Grid:
 class NetworkInput:
     """What the network sees of one PET volume."""
 
-    channels: NDArray[np.float32]  # [C, Z, Y, X] in [-1, 1]: the PET at each scale, then perhaps x and y
+    channels: Array  # [C, Z, Y, X] float32 in [-1, 1], on the device: the PET at each scale, then perhaps x and y
     grid: Grid  # of the body box
+    occupied: Occupied  # of the box's slices along z, y and x, those with body or within the margin of one
     reference: float  # the PET value that was mapped to the curve's middle, in the PET's unit
 
 
@@ -73,24 +79,37 @@ def to_grid(volume: Volume, grid: Grid, fill: float) -> NDArray[np.float32]:
     Returns:
         [z, y, x] float32 in the volume's unit.
     """
-    array = np.ascontiguousarray(volume.array, dtype=np.float32)
-    step = np.abs(ops.grid_matrix(grid.affine, volume.affine)[:3, :3]).max(axis=0)  # volume voxels a grid voxel
-    parts = np.maximum(1, np.rint(step)).astype(int)  # (x, y, z) samples a grid voxel
+    return sample(np.ascontiguousarray(volume.array, dtype=np.float32), volume.affine, grid, fill)
+
+
+def sample(array: Array, affine: NDArray[np.float64], grid: Grid, fill: float, stream: int = 0) -> Array:
+    """`to_grid` of an array [z, y, x] float32 where it lies, on a host or a GPU.
+
+    Averages are NumPy's or CuPy's, which may differ in the last place.
+    """
+    parts = samples_per_voxel(affine, grid)
     sub = np.diag([*(1 / parts), 1.0])  # sample (x, y, z) -> grid voxel
     sub[:3, 3] = (1 / parts - 1) / 2
-    matrix = ops.grid_matrix(grid.affine @ sub, volume.affine)
-    (pz, py, px), (z, y, x) = parts[::-1], grid.shape
-    samples = ops.resample(array, matrix, (z * pz, y * py, x * px), fill=fill)
+    matrix = ops.grid_matrix(grid.affine @ sub, affine)
+    (pz, py, px), (z, y, x) = parts[::-1].tolist(), grid.shape
+    samples = ops.resample(array, matrix, (z * pz, y * py, x * px), fill=fill, stream=stream)
     return samples if parts.max() == 1 else samples.reshape(z, pz, y, py, x, px).mean(axis=(1, 3, 5))
 
 
-def pyramid(array: NDArray[np.float32], levels: int) -> list[NDArray[np.float32]]:
+def samples_per_voxel(affine: NDArray[np.float64], grid: Grid) -> NDArray[np.int_]:
+    """How many samples along (x, y, z) are averaged in a voxel of `grid`, about one a voxel of the volume."""
+    step = np.abs(ops.grid_matrix(grid.affine, affine)[:3, :3]).max(axis=0)  # volume voxels a grid voxel
+    return np.maximum(1, np.rint(step)).astype(int)
+
+
+def pyramid(array: Array, levels: int, stream: int = 0) -> list[Array]:
     """[z, y, x] and, for each level from 1 on, its averages over 2^level voxels a side."""
     pair = np.diag([2.0, 2.0, 2.0, 1.0])
     pair[:3, 3] = 0.5
     averages = [array]
     for _ in range(levels):
-        averages.append(ops.resample(averages[-1], pair, tuple(ceil(n / 2) for n in averages[-1].shape)))
+        half = tuple(ceil(n / 2) for n in averages[-1].shape)
+        averages.append(ops.resample(averages[-1], pair, half, stream=stream))
     return averages
 
 
@@ -121,8 +140,8 @@ def body_reference(pet: NDArray[np.float32]) -> float:
     return float(np.median(pet[root > threshold_otsu(root)]))
 
 
-def body_box(pet: NDArray[np.float32], reference: float, spacing: float) -> tuple[slice, slice, slice]:
-    """The (z, y, x) box around the body and its parts (legs, arms lying apart), with a margin, within the volume.
+def occupied_slices(pet: NDArray[np.float32], reference: float, spacing: float) -> Occupied:
+    """Which slices along z, y and x hold the body or its parts (legs, arms lying apart), or lie within the margin.
 
     Raises:
         VolumeError: the parts together are smaller than half a litre.
@@ -136,11 +155,15 @@ def body_box(pet: NDArray[np.float32], reference: float, spacing: float) -> tupl
             f"expected a body of at least {MIN_BODY_ML:.0f} ml in the PET, found {sizes_ml[parts].sum():.0f} ml; "
             "check the voxel size in the header and that the volume is a whole-body PET"
         )
-    boxes = ndimage.find_objects(objects)
+    body = np.isin(objects, parts)
     margin = ceil(BOX_MARGIN_MM / spacing)
-    start = np.min([[s.start for s in boxes[i - 1]] for i in parts], axis=0) - margin
-    stop = np.max([[s.stop for s in boxes[i - 1]] for i in parts], axis=0) + margin
-    z, y, x = (slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(start, stop, pet.shape, strict=True))
+    z, y, x = (ndimage.binary_dilation(body.any(axis=others), iterations=margin) for others in ((1, 2), (0, 2), (0, 1)))
+    return z, y, x
+
+
+def body_box(occupied: Occupied) -> tuple[slice, slice, slice]:
+    """The (z, y, x) box from the first to the last occupied slice along each axis."""
+    z, y, x = (slice(int(held[0]), int(held[-1]) + 1) for held in map(np.flatnonzero, occupied))
     return z, y, x
 
 
@@ -150,41 +173,83 @@ def compress(ratio: NDArray[np.float32], exponent: float) -> NDArray[np.float32]
     return (1 - 2 / (1 + power)).astype(np.float32)
 
 
-def network_input(pet: Volume, spacing: float, normaliser: Normaliser) -> NetworkInput:
+def network_input(pet: Volume, spacing: float, normaliser: Normaliser, device: Device | None = None) -> NetworkInput:
     """Resamples, normalises and crops a PET volume for the network.
+
+    The PET goes to the device once; only the overview comes back.
 
     Args:
         pet: any unit, any grid.
         spacing: of the model [mm].
         normaliser: from the model's manifest.
+        device: where the work is done and the channels stay; None means the host.
 
     Raises:
         VolumeError: no signal, or no body.
+        OutOfMemory: the device has too little memory.
     """
-    grid = model_grid(pet, spacing)
-    array = to_grid(pet, grid, fill=0.0)
-    reference = body_reference(array)
-    box = body_box(array, reference, spacing)
-    grid = grid.crop(box)
-    start = tuple(s.start for s in box)
-    levels = pyramid(array, max(normaliser.scales))
-    channels = np.empty((normaliser.channels, *grid.shape), np.float32)
-    for level, channel in zip(normaliser.scales, channels, strict=False):  # crops, brings back and compresses in one
-        back = level_matrix(level, start)
-        exponent = normaliser.exponent
-        ops.resample(levels[level], back, grid.shape, reference=reference, exponent=exponent, out=channel)
+    device = device or Host()
+    with device:
+        grid = model_grid(pet, spacing)
+        uploaded = device.put(np.ascontiguousarray(pet.array, dtype=np.float32))
+        array = sample(uploaded, pet.affine, grid, 0.0, device.stream)
+        del uploaded
+        coarse = overview_level(spacing)
+        levels = pyramid(array, max(coarse, *normaliser.scales), device.stream)
+        overview = device.get(levels[coarse])
+        reference = body_reference(overview)
+        occupied = _finer(occupied_slices(overview, reference, spacing * 2**coarse), coarse, grid.shape)
+        box = body_box(occupied)
+        channels = _channels(levels, grid.crop(box), box, reference, normaliser, device)
+    z, y, x = (held[part] for held, part in zip(occupied, box, strict=True))
+    return NetworkInput(channels, grid.crop(box), (z, y, x), reference)
+
+
+def overview_level(spacing: float) -> int:
+    """The first level of the pyramid at which voxels are OVERVIEW_MM or larger."""
+    return max(0, ceil(np.log2(OVERVIEW_MM / spacing) - 1e-6))
+
+
+def _finer(occupied: Occupied, level: int, shape: tuple[int, int, int]) -> Occupied:
+    """Occupied slices of a pyramid's level as those of the finest grid."""
+    z, y, x = (np.repeat(held, 2**level)[:n] for held, n in zip(occupied, shape, strict=True))
+    return z, y, x
+
+
+def _channels(
+    levels: list[Array],
+    grid: Grid,
+    box: tuple[slice, slice, slice],
+    reference: float,
+    normaliser: Normaliser,
+    device: Device,
+) -> Array:
+    """[C, Z, Y, X]: each level cropped, brought back to the grid and compressed in one go; then the position."""
+    channels = device.empty((normaliser.channels, *grid.shape))
+    z, y, x = (part.start for part in box)
+    for i, level in enumerate(normaliser.scales):
+        ops.resample(
+            levels[level],
+            level_matrix(level, (z, y, x)),
+            grid.shape,
+            reference=reference,
+            exponent=normaliser.exponent,
+            out=channels[i],
+            stream=device.stream,
+        )
     if normaliser.position:
-        channels[-2:] = position(grid)
-    return NetworkInput(channels, grid, reference)
+        for i, distance in enumerate(position(grid), len(normaliser.scales)):
+            channels[i][...] = device.put(distance)
+    return channels
 
 
 def position(grid: Grid) -> list[NDArray[np.float32]]:
-    """Distance from the box's middle to the left and to the back, each [z, y, x] in units of `POSITION_MM`, clipped.
+    """Distance from the box's middle to the left [x] and to the back [y, 1], in units of `POSITION_MM`, clipped.
 
     A sagittal or coronal slice cannot tell otherwise where in the body it lies. There is none along z, whose
     field of view differs from scan to scan.
     """
     _, ny, nx = grid.shape
     x, y = ((np.arange(n) - (n - 1) / 2) * grid.spacing / POSITION_MM for n in (nx, ny))
-    planes = np.broadcast_to(x, (ny, nx)), np.broadcast_to(y[:, None], (ny, nx))
-    return [np.broadcast_to(plane.clip(-1, 1).astype(np.float32), grid.shape) for plane in planes]
+    x, y = (distance.clip(-1, 1).astype(np.float32) for distance in (x, y))
+    return [x, y[:, None]]

@@ -108,8 +108,63 @@ class Stream:
     def __init__(self, non_blocking=False):
         self.ptr = 0xC0DE
 
+    def __enter__(self):
+        current_streams.append(self.ptr)
+        return self
+
+    def __exit__(self, *_):
+        current_streams.pop()
+
     def synchronize(self):
         assert shim().last_stream() == self.ptr
+
+
+current_streams = [0]  # the last is current
+
+
+class Event:
+    """Time passes by one millisecond from one event to the next."""
+
+    recorded = 0
+
+    def record(self, stream):
+        Event.recorded += 1
+        self.time = Event.recorded
+
+    def synchronize(self):
+        pass
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's."""
+
+
+class Memory:
+    """How much the stand-in's GPUs hold and what lies there; an allocation may be made to fail."""
+
+    total = 8 << 30
+
+    def __init__(self):
+        self.used = 0
+        self.reset()
+
+    def reset(self, fail_at=None):
+        """Counts anew; allocation number `fail_at`, from 0, fails once."""
+        self.most, self.allocations, self.fail_at = self.used, 0, fail_at
+
+    def take(self, size):
+        number, self.allocations = self.allocations, self.allocations + 1
+        if number == self.fail_at or self.used + size > self.total:
+            raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes (allocated so far: {self.used:,} bytes).")
+        self.used += size
+        self.most = max(self.most, self.used)
+
+    def give_back(self, address, size):
+        self.used -= size
+        shim().free(address)
+
+
+memory = Memory()
 
 
 class NdArray:
@@ -134,17 +189,43 @@ class NdArray:
     def __getitem__(self, key):
         return NdArray(self.host[key], self.device)
 
+    def __setitem__(self, key, value):
+        self.host[key] = on_gpu(value)
+
+    def __imul__(self, other):
+        self.host *= on_gpu(other)
+        return self
+
+    def __iadd__(self, other):
+        self.host += on_gpu(other)
+        return self
+
     def reshape(self, *shape):
         return NdArray(self.host.reshape(*shape), self.device)
+
+    def mean(self, axis):
+        return asarray(self.host.mean(axis=axis))
+
+    def set(self, array):
+        assert type(array) is np.ndarray and array.shape == self.shape and array.dtype == self.dtype
+        self.host[...] = array
+
+
+def on_gpu(operand):
+    """CuPy computes with its own arrays and with numbers, not with NumPy's arrays."""
+    assert isinstance(operand, NdArray | float | int | np.floating), type(operand)
+    return operand.host if isinstance(operand, NdArray) else operand
 
 
 def empty(shape, dtype=np.float32):
     dtype = np.dtype(dtype)
     count = int(np.prod(shape))
-    address = shim().allocate(count * dtype.itemsize, current_devices[-1])
-    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
-    weakref.finalize(memory, shim().free, address)
-    return NdArray(np.frombuffer(memory, dtype).reshape(shape), Device(current_devices[-1]))
+    size = count * dtype.itemsize
+    memory.take(size)
+    address = shim().allocate(size, current_devices[-1])
+    block = (ctypes.c_char * size).from_address(address)
+    weakref.finalize(block, memory.give_back, address, size)
+    return NdArray(np.frombuffer(block, dtype).reshape(shape), Device(current_devices[-1]))
 
 
 def asarray(array):
@@ -154,9 +235,21 @@ def asarray(array):
 
 
 def stand_in_for_cupy():
-    """A module with CuPy's names, as far as sctrt.ops and the tests use them."""
+    """A module with CuPy's names, as far as sctrt and the tests use them."""
     NdArray.__module__ = "cupy"
     cupy = types.ModuleType("cupy")
+    cupy.__version__ = "stand-in"
     cupy.ndarray, cupy.empty, cupy.asarray, cupy.asnumpy = NdArray, empty, asarray, lambda array: array.host.copy()
-    cupy.cuda = types.SimpleNamespace(Stream=Stream, Device=Device)
+    cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+    cupy.cuda = types.SimpleNamespace(
+        Stream=Stream,
+        Device=Device,
+        Event=Event,
+        get_elapsed_time=lambda start, end: float(end.time - start.time),
+        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        runtime=types.SimpleNamespace(
+            memGetInfo=lambda: (memory.total - memory.used, memory.total),
+            getDeviceProperties=lambda index: {"name": b"the CPU, through the shim"},
+        ),
+    )
     return cupy

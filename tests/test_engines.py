@@ -1,5 +1,6 @@
 """Every installed runtime through one Protocol: the same numbers, any slice size, the same refusals."""
 
+import importlib.machinery
 import importlib.util
 import json
 import sys
@@ -121,7 +122,7 @@ def test_bf16_is_near_fp32(runtime, tiny_bundle, rng):
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "", "FP32", None])
 def test_an_unknown_precision_is_refused(tiny_bundle, precision):
-    with pytest.raises(EngineError, match="expected precision fp32 or bf16"):
+    with pytest.raises(EngineError, match="expected precision fp32 or bf16 on cpu, got"):
         engines.load(tiny_bundle, "encoder", RUNTIMES[0], precision=precision)
 
 
@@ -153,6 +154,9 @@ def test_a_package_that_is_absent_is_not_installed(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert not engines.installed("openvino", "cpu")
+    stubs = importlib.machinery.ModuleSpec("openvino", None)  # a folder without __init__.py
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: stubs)
+    assert not engines.installed("openvino", "cpu")
     monkeypatch.setattr(importlib.util, "find_spec", found)
     assert engines.installed("openvino", "cpu")
 
@@ -176,9 +180,37 @@ def test_an_unknown_device_is_refused(device):
         engines.choose("auto", device)
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
-def test_a_gpu_has_no_runtime_yet(device):
-    if engines.RUNTIMES["cuda"]:
-        pytest.skip("there are runtimes for CUDA")
-    with pytest.raises(DeviceError, match="--device cpu"):
-        engines.choose("auto", device)
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_on_a_gpu_tensorrt_comes_first(monkeypatch, device):
+    with_only(monkeypatch, "torch", "tensorrt-rtx", "openvino")
+    assert engines.choose("auto", device) == (
+        "tensorrt-rtx",
+        "first of tensorrt, tensorrt-rtx, torch that is installed (absent: tensorrt)",
+    )
+    with pytest.raises(EngineError, match=r"tensorrt is not installed; pip install 'sctrt\[tensorrt\]'"):
+        engines.choose("tensorrt", device)
+    with pytest.raises(
+        EngineError, match="expected runtime auto, tensorrt, tensorrt-rtx, torch on cuda, got 'openvino'"
+    ):
+        engines.choose("openvino", device)
+
+
+def test_the_default_precision_is_that_of_the_device():
+    assert [engines.default_precision(device) for device in ("cpu", "cuda", "cuda:1")] == ["fp32", "fp16", "fp16"]
+
+
+def test_a_cpu_takes_slices_as_they_are_and_needs_no_workspace(runtime, tiny_bundle):
+    assert engines.slice_size(tiny_bundle, runtime, 36, 44, device="cpu", precision="fp32") == (36, 44)
+    assert engines.load(tiny_bundle, "encoder", runtime).workspace(4) == 0
+
+
+def test_for_auto_a_runtime_that_does_not_fit_is_passed_over_and_named(monkeypatch):
+    with_only(monkeypatch, "tensorrt-rtx", "torch")
+    name, reason = engines.choose("auto", "cuda", {"tensorrt-rtx": "no engine is built"})
+    assert name == "torch"
+    assert reason == (
+        "first of tensorrt, tensorrt-rtx, torch that is installed and fits (absent: tensorrt); "
+        "tensorrt-rtx: no engine is built"
+    )
+    with pytest.raises(EngineError, match="no runtime is installed for cuda"):
+        engines.choose("auto", "cuda", {"tensorrt-rtx": "", "torch": ""})

@@ -25,12 +25,17 @@ MAY_IMPORT = {
     "dicom": {"errors", "volume", "files"},
     "checks": {"errors", "volume"},
     "bundle": {"errors", "files"},
-    "preprocess": {"errors", "volume", "ops", "bundle"},
+    "device": {"errors", "ops"},
+    "preprocess": {"errors", "volume", "ops", "bundle", "device"},
     "model": {"errors", "units", "bundle", "preprocess", "files"},
-    "engines": {"errors", "bundle", "model"},
+    "gpus": set(),
+    "engines": {"errors", "bundle", "files", "gpus", "model", "ops", "planes", "preprocess"},
+    "plan": {"errors", "planes", "bundle", "engines", "tiles"},
+    "tiles": set(),
+    "run": {"errors", "units", "planes", "ops", "bundle", "engines", "device", "preprocess", "plan", "tiles"},
     "pipeline": {
         *("errors", "units", "attenuation", "planes", "volume", "nifti", "checks", "ops", "bundle", "preprocess"),
-        "engines",
+        *("engines", "device", "plan", "run"),
     },
     "physics": {"errors", "volume", "attenuation"},
     "phantom": {"errors", "units", "volume"},
@@ -42,7 +47,7 @@ MAY_IMPORT = {
         *("cases", "checks", "phantom", "physics"),
     },
 }
-TOP = {"demo", "cli", "__main__"}
+TOP = {"demo", "cli", "info", "__main__"}
 # Called where the lower part is used only by the upper one's caller: Volume.save writes a NIfTI file.
 MAY_IMPORT_LATE = {("volume", "nifti")}
 # The one part of `engines` that knows the network in PyTorch.
@@ -59,7 +64,7 @@ HEAVY = {
     "onnxruntime": ("engines/onnxruntime.py",),
     "tensorrt": ("engines/tensorrt.py",),
     "tensorrt_rtx": ("engines/tensorrt.py",),
-    "cupy": (),
+    "cupy": ("device.py",),
     "pydicom": ("dicom.py", "dicom/"),
     "matplotlib": ("preview.py",),
     "typer": ("cli.py",),

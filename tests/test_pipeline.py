@@ -85,7 +85,7 @@ def test_three_scales_run(scales_bundle, pet, result):
 
 
 def test_small_batches_give_the_same_ct(tiny_bundle, pet, result, monkeypatch):
-    monkeypatch.setattr("sctrt.pipeline.MAX_BATCH_PIXELS", 1)
+    monkeypatch.setattr("sctrt.plan.CPU_BATCH_PIXELS", 1)
     one_by_one = Synthesizer(tiny_bundle.path)(pet)
     np.testing.assert_allclose(one_by_one.ct.array, result.ct.array, atol=0.5)
 
@@ -239,7 +239,7 @@ def test_a_file_that_is_unfit_is_refused(synthesizer, tmp_path):
         ({"fusion": "max"}, ValueError, "expected fusion median, mean, axial, coronal, sagittal, got 'max'"),
         ({"fusion": "Median"}, ValueError, "got 'Median'"),
         ({"runtime": "caffe"}, EngineError, "expected runtime auto, openvino"),
-        ({"precision": "fp8"}, EngineError, "expected precision fp32 or bf16, got 'fp8'"),
+        ({"precision": "fp8"}, EngineError, "expected precision fp32 or bf16 on cpu, got 'fp8'"),
         ({"runtime": "onnxruntime", "precision": "bf16"}, EngineError, "use --runtime openvino"),
         ({"device": "gpu"}, DeviceError, r"expected device cpu or cuda\[:i\]"),
     ],
@@ -269,8 +269,21 @@ def test_the_report_is_json_and_tells_how_the_ct_was_made(result, pet, tiny_bund
     assert report["runtime"]["device"] == "cpu" and report["runtime"]["precision"] == "fp32"
     assert report["fusion"] == "median" and report["input"]["shape_zyx"] == list(pet.shape)
     assert report["input"]["spacing_mm_zyx"] == [4.0, 4.0, 4.0]
-    stages = {"load", "preprocess", "extract", "encoder", "codebook", "decoder", "insert", "fuse", "resample", "total"}
-    assert set(report["seconds"]) == stages and all(seconds >= 0 for seconds in report["seconds"].values())
+    stages = {
+        "load",
+        "preprocess",
+        "engines",
+        "extract",
+        "encoder",
+        "codebook",
+        "decoder",
+        "insert",
+        "fuse",
+        "resample",
+    }
+    assert set(report["seconds"]) == {*stages, "other", "total"} and all(
+        seconds >= 0 for seconds in report["seconds"].values()
+    )
     assert report["seconds"]["total"] == pytest.approx(
         sum(s for name, s in report["seconds"].items() if name != "total")
     )

@@ -1,4 +1,6 @@
-"""The slice plan: each slice once, whole batches within the limit, sizes that the network accepts."""
+"""The slice plan: each occupied slice once, whole batches within the limit, sizes that the network accepts."""
+
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,17 +12,14 @@ planes = st.sampled_from(PLANES)
 multiples = st.sampled_from([1, 2, 4, 8, 16])
 
 
-@given(shape=shapes, plane=planes, multiple=multiples, max_pixels=st.integers(1, 10**6))
-def test_each_slice_is_in_one_batch_and_batches_keep_the_limit(shape, plane, multiple, max_pixels):
-    plan = list(batches(shape, plane, multiple, max_pixels))
+@given(occupied=st.lists(st.booleans(), max_size=60), plane=planes, count=st.integers(1, 12), first=st.integers(0, 60))
+def test_each_occupied_slice_is_in_one_batch(occupied, plane, count, first):
+    plan = list(batches(plane, occupied, count, first))
     covered = [i for batch in plan for i in range(batch.start, batch.start + batch.count)]
-    assert covered == list(range(shape[slice_axis(plane)]))
-    for batch in plan:
-        assert batch.plane == plane and batch.count >= 1
-        assert (batch.height, batch.width) == padded_size(shape, plane, multiple)
-        assert batch.count * batch.height * batch.width <= max_pixels or batch.count == 1
-    # No batch but the last has room for one slice more.
-    assert all((b.count + 1) * b.height * b.width > max_pixels for b in plan[:-1])
+    assert covered == [i for i in range(first, len(occupied)) if occupied[i]]
+    assert all(batch.plane == plane and 1 <= batch.count <= count for batch in plan)
+    # A batch that is not full is followed by a gap.
+    assert all(b.count == count or c.start > b.start + b.count for b, c in pairwise(plan))
 
 
 @given(shape=shapes, plane=planes, multiple=multiples)
@@ -31,10 +30,16 @@ def test_padding_is_the_least_that_fits(shape, plane, multiple):
 
 
 def test_an_example():
-    assert list(batches((5, 6, 7), "axial", 4, 130)) == [
-        Batch("axial", 0, 2, 8, 8),
-        Batch("axial", 2, 2, 8, 8),
-        Batch("axial", 4, 1, 8, 8),
+    assert list(batches("axial", [True] * 5, 2)) == [
+        Batch("axial", 0, 2),
+        Batch("axial", 2, 2),
+        Batch("axial", 4, 1),
     ]
-    assert list(batches((5, 6, 7), "coronal", 1, 1000)) == [Batch("coronal", 0, 6, 5, 7)]
+    legs = [False, True, True, False, True, True, True]
+    assert list(batches("sagittal", legs, 2)) == [
+        Batch("sagittal", 1, 2),
+        Batch("sagittal", 4, 2),
+        Batch("sagittal", 6, 1),
+    ]
+    assert list(batches("sagittal", legs, 2, first=5)) == [Batch("sagittal", 5, 2)]
     assert [slice_axis(plane) for plane in ("axial", "coronal", "sagittal")] == [0, 1, 2]

@@ -21,6 +21,7 @@ from sctrt.preprocess import (
     compress,
     model_grid,
     network_input,
+    occupied_slices,
     smooth,
     to_grid,
 )
@@ -114,7 +115,7 @@ def test_each_channel_is_the_compressed_ratio_of_its_scale(nac_body, exponent):
     scales = (1, 0, 3)
     prepared = network_input(pet, 4.0, Normaliser(scales=scales, exponent=exponent))
     array = to_grid(pet, model_grid(pet, 4.0), fill=0.0)
-    box = body_box(array, prepared.reference, 4.0)
+    box = body_box(occupied_slices(array, prepared.reference, 4.0))
     assert any(s.start > 0 for s in box)
     for channel, level in zip(prepared.channels, scales, strict=True):
         expected = compress(smooth(array, level)[box] / prepared.reference, exponent)
@@ -263,7 +264,7 @@ def test_the_reference_is_the_level_of_soft_tissue(nac_body):
 @pytest.mark.parametrize("shape", [EVEN, ODD, (60, 50, 45)])
 def test_the_box_holds_the_body_and_little_more(nac_body, shape):
     pet = nac_body.pet(shape)
-    box = body_box(pet.array, body_reference(pet.array), 4.0)
+    box = body_box(occupied_slices(pet.array, body_reference(pet.array), 4.0))
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")[::-1], axis=-1)
     world = index * 4.0 + pet.affine[:3, 3] - BODY_CENTRE
     inside = np.zeros(shape, bool)
@@ -316,6 +317,6 @@ def test_parts_of_the_body_that_lie_apart_are_in_the_box():
     for x in (18, 50):
         pet[5:55, 20:34, x - 7 : x + 7] = 1.0
     pet[2:4, 5:8, 5:8] = 1.0
-    z, y, x = body_box(pet, 1.0, 4.0)
+    z, y, x = body_box(occupied_slices(pet, 1.0, 4.0))
     assert (z.start, z.stop) == (2, 58) and (y.start, y.stop) == (17, 37)
     assert (x.start, x.stop) == (8, 60)

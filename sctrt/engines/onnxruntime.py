@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -21,7 +23,12 @@ class OnnxRuntimeEngine:
         self._input = session.get_inputs()[0].name
         self._output = session.get_outputs()[0].name
 
-    def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
+    def workspace(self, batch: int) -> int:
+        return 0
+
+    def __call__(
+        self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0, workspace: Any = None
+    ) -> None:
         check_arrays(inputs, outputs)
         binding = self._session.io_binding()
         try:
@@ -34,7 +41,7 @@ class OnnxRuntimeEngine:
             ) from error
 
 
-def load(bundle: Bundle, part: Part, precision: str) -> OnnxRuntimeEngine:
+def load(bundle: Bundle, part: Part, precision: str, device: str) -> OnnxRuntimeEngine:
     """Opens one half of the network."""
     if precision != "fp32":
         raise EngineError(f"ONNX Runtime runs fp32 on a CPU, got precision {precision!r}; use --runtime openvino")

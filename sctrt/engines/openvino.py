@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import openvino
 from numpy.typing import NDArray
@@ -22,7 +24,12 @@ class OpenVinoEngine:
     def __init__(self, model: openvino.CompiledModel) -> None:
         self._request = model.create_infer_request()
 
-    def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0) -> None:
+    def workspace(self, batch: int) -> int:
+        return 0
+
+    def __call__(
+        self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0, workspace: Any = None
+    ) -> None:
         check_arrays(inputs, outputs)
         try:
             self._request.set_input_tensor(openvino.Tensor(inputs, shared_memory=True))
@@ -35,11 +42,11 @@ class OpenVinoEngine:
             raise EngineError(f"expected outputs {made} for inputs {inputs.shape}, got {outputs.shape}")
 
 
-def load(bundle: Bundle, part: Part, precision: str) -> OpenVinoEngine:
+def load(bundle: Bundle, part: Part, precision: str, device: str) -> OpenVinoEngine:
     """Compiles one half of the network for this CPU."""
     path = bundle.encoder_onnx if part == "encoder" else bundle.decoder_onnx
     settings = {"INFERENCE_PRECISION_HINT": PRECISION[precision], "PERFORMANCE_HINT": "LATENCY"}
     try:
-        return OpenVinoEngine(openvino.Core().compile_model(str(path), "CPU", settings))
+        return OpenVinoEngine(openvino.Core().compile_model(str(path), device.upper(), settings))
     except RuntimeError as error:
         raise EngineError(f"OpenVINO {openvino.__version__} cannot compile {path}: {error}") from error

@@ -1,0 +1,290 @@
+"""The pipeline on a GPU: the CPU's CT, without leaving the GPU, and whatever memory does.
+
+Everywhere through the shim: our CUDA kernels on the CPU, and arrays that pass for CuPy's. The networks are stand-ins
+that compute on the host, slice by slice, so that equal means equal bits.
+"""
+
+import gc
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import shim
+from sctrt import Synthesizer, Volume, engines, plan
+from sctrt.device import Gpu, Host
+from sctrt.errors import DeviceError, OutOfMemory
+from sctrt.pipeline import FUSIONS
+from sctrt.planes import PLANES
+
+AIR = -1000.0
+LENT = 1000  # bytes a slice that the stand-in engines want to be lent
+
+
+class StandInEngine:
+    """A network of no sense in which every pixel depends on its slice, as with normalisation and attention."""
+
+    version = "0"
+    calls = 0
+    fail_at = frozenset()  # numbers of the calls that run out of memory, of both halves together
+
+    def __init__(self, part, architecture, device):
+        self.part, self.architecture, self.device = part, architecture, device
+
+    def workspace(self, batch):
+        return 0 if self.device == "cpu" else LENT * batch
+
+    def __call__(self, inputs, outputs, *, stream=0, workspace=None):
+        if self.device != "cpu":
+            assert stream == shim.Stream().ptr and workspace.shape[0] >= self.workspace(inputs.shape[0])
+            assert shim.shim().last_stream() in (stream, 0)  # of the kernel before; 0 is none
+            inputs, outputs = inputs.host, outputs.host
+        number, StandInEngine.calls = StandInEngine.calls, StandInEngine.calls + 1
+        if number in self.fail_at:
+            outputs[...] = np.nan
+            raise OutOfMemory("the stand-in engine is out of memory")
+        run = self.encode if self.part == "encoder" else self.decode
+        for image, made in zip(inputs, outputs, strict=True):
+            made[...] = run(image)
+
+    def encode(self, image):
+        f, (_, height, width) = self.architecture.factor, image.shape
+        mean = image.mean(axis=0).reshape(height // f, f, width // f, f).mean(axis=(1, 3), dtype=np.float64)
+        return np.stack([mean - mean.mean(), mean**2, np.roll(mean, 1, axis=1)][: self.architecture.code_dim])
+
+    def decode(self, codes):
+        f = self.architecture.factor
+        return np.tanh(codes + codes.mean()).sum(axis=0).repeat(f, axis=0).repeat(f, axis=1) / 3
+
+
+@pytest.fixture
+def stand_in_engines(monkeypatch):
+    def load(bundle, part, runtime, *, device="cpu", **_):
+        return StandInEngine(part, bundle.manifest.architecture, device)
+
+    monkeypatch.setattr(engines, "load", load)
+    monkeypatch.setattr(engines, "installed", lambda runtime, kind: runtime in ("openvino", "torch"))
+    monkeypatch.setattr(plan, "GPU_BATCH_PIXELS", 14 * 44 * 44)
+    monkeypatch.setattr(StandInEngine, "calls", 0)
+    monkeypatch.setattr(StandInEngine, "fail_at", frozenset())
+
+
+@pytest.fixture
+def on_gpu(shim_gpu, stand_in_engines, tiny_bundle):
+    """Makes synthesizers on the stand-in GPU."""
+    return lambda **options: Synthesizer(tiny_bundle.path, device="cuda:1", **options)
+
+
+@pytest.fixture(scope="module")
+def pet(nac_body):
+    return nac_body.pet()
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_bundle, pet):
+    """The CPU's result by fusion, with the stand-in engines."""
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in_engines.__wrapped__(patch)
+        return {fusion: Synthesizer(tiny_bundle.path, fusion=fusion)(pet) for fusion in FUSIONS}
+
+
+def assert_equal(result, expected):
+    np.testing.assert_array_equal(result.ct.array, expected.ct.array)
+    np.testing.assert_array_equal(result.uncertainty.array, expected.uncertainty.array)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_ct_is_the_cpus(on_gpu, pet, expected, fusion):
+    result = on_gpu(fusion=fusion)(pet)
+    assert shim.shim().last_stream() == shim.Stream().ptr
+    assert_equal(result, expected[fusion])
+    assert np.ptp(result.ct.array) > 100
+    report = result.report
+    assert report["plan"]["events"] == [] and report["plan"]["volumes"] == "device"
+    assert report["runtime"]["device"] == "cuda:1" and report["runtime"]["precision"] == "fp16"
+    assert report["runtime"]["device_name"] == "the CPU, through the shim"
+    assert report["peak_device_memory_mb"] > 0.1
+
+
+def test_three_scales_and_fine_voxels(on_gpu, stand_in_engines, scales_bundle, nac_body):
+    pet = nac_body.pet((50, 83, 80), (2.0, 1.9, 3.3))
+    result = Synthesizer(scales_bundle.path, device="cuda")(pet)
+    assert_equal(result, Synthesizer(scales_bundle.path)(pet))
+
+
+def test_only_the_pet_goes_up_and_only_the_overview_and_the_results_come_down(on_gpu, pet, monkeypatch):
+    moved = {"put": [], "get": []}
+
+    def spy(name, original):
+        def call(self, array):
+            moved[name].append(array.shape)
+            return original(self, array)
+
+        monkeypatch.setattr(Gpu, name, call)
+
+    for name in moved:
+        spy(name, getattr(Gpu, name))
+    monkeypatch.setattr(Gpu, "fill", None)
+    on_gpu()(pet)
+    assert moved == {"put": [pet.shape], "get": [pet.shape] * 3}  # at 4 mm the overview is the model's grid
+
+
+def test_nothing_is_allocated_once_a_plane_runs_and_nothing_stays(on_gpu, pet, monkeypatch):
+    synthesizer = on_gpu()
+    first = []
+    synthesizer(pet, progress=lambda plane, done, total: first.append((plane, done, total, shim.memory.allocations)))
+    for plane in PLANES:
+        told = [(done, total, allocations) for name, done, total, allocations in first if name == plane]
+        assert [done for done, *_ in told] == list(range(told[0][1] + 1)) and told[0][1] > 1
+        assert len({allocations for *_, allocations in told}) == 1
+    gc.collect()
+    assert shim.memory.used == 0
+
+
+def test_what_is_planned_is_what_is_used(on_gpu, pet):
+    before = shim.memory.used
+    shim.memory.reset()
+    result = on_gpu()(pet)
+    used = shim.memory.most - before
+    planned = result.report["plan"]["peak_gb"] * 1e9 - plan.RUNTIME_BYTES
+    assert 0 < used <= planned
+
+
+# Empty slices
+
+
+@pytest.fixture(scope="module")
+def legs():
+    """Two legs with a gap of air between them."""
+    array = np.zeros((60, 50, 70), np.float32)
+    for x in (14, 56):
+        array[5:55, 15:35, x - 8 : x + 8] = 1000.0
+    array += np.random.default_rng(0).uniform(0, 30, array.shape).astype(np.float32)
+    return Volume(array, np.diag([4.0, 4.0, 4.0, 1.0]), "Bq/ml")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_slices_without_body_are_not_run_and_hold_air(shim_gpu, stand_in_engines, tiny_bundle, legs, device):
+    seen = []
+    synthesizer = Synthesizer(tiny_bundle.path, fusion="sagittal", device=device)
+    result = synthesizer(legs, progress=lambda *told: seen.append(told))
+    ct = result.ct.array
+    np.testing.assert_allclose(ct[:, :, 28:42], AIR, atol=1e-3)
+    assert (ct[10:50, 20:30, 10:18] != AIR).all() and (ct[10:50, 20:30, 52:60] != AIR).all()
+
+
+# Memory runs out
+
+
+def allocations_of(synthesizer, pet):
+    shim.memory.reset()
+    synthesizer(pet)
+    return shim.memory.allocations
+
+
+def test_a_failure_at_any_allocation_gives_the_same_ct(on_gpu, pet, expected):
+    synthesizer = on_gpu()
+    count = allocations_of(synthesizer, pet)
+    assert count > 20
+    for number in range(count):
+        shim.memory.reset(fail_at=number)
+        result = synthesizer(pet)
+        assert_equal(result, expected["median"])
+        assert len(result.report["plan"]["events"]) == 1, number
+        assert "Out of memory allocating" in result.report["plan"]["events"][0]
+    gc.collect()
+    assert shim.memory.used == 0
+
+
+def test_a_failure_of_any_engine_call_gives_the_same_ct(on_gpu, pet, expected, monkeypatch):
+    synthesizer = on_gpu()
+    synthesizer(pet)
+    count = StandInEngine.calls
+    assert count > 10
+    for number in range(count):
+        StandInEngine.calls = 0
+        monkeypatch.setattr(StandInEngine, "fail_at", {number})
+        result = synthesizer(pet)
+        assert_equal(result, expected["median"])
+        assert re.search(r"slices went on \d+ at a time", result.report["plan"]["events"][0])
+
+
+@pytest.mark.parametrize("failures", [2, 5, 6])
+def test_failure_after_failure_ends_on_the_host_with_the_same_ct(on_gpu, pet, expected, monkeypatch, failures):
+    synthesizer = on_gpu()
+    monkeypatch.setattr(StandInEngine, "fail_at", set(range(6, 6 + failures)))
+    result = synthesizer(pet)
+    assert_equal(result, expected["median"])
+    events = result.report["plan"]["events"]
+    assert len(events) == failures
+    if failures > 4:  # 20, 10, 5, 2, 1 slices at a time
+        assert "went to the host" in events[4]
+
+
+def test_when_nothing_helps_the_error_says_what_to_do(on_gpu, pet, monkeypatch):
+    synthesizer = on_gpu()
+    monkeypatch.setattr(StandInEngine, "fail_at", range(10**6))
+    with pytest.raises(OutOfMemory, match=r"cuda:1 has too little memory for one slice .* or --device cpu"):
+        synthesizer(pet)
+    gc.collect()
+    assert shim.memory.used == 0
+
+
+@pytest.mark.parametrize("failing", range(0, 60, 7))
+def test_with_its_volumes_on_the_host_the_ct_is_the_same(on_gpu, pet, expected, monkeypatch, failing):
+    monkeypatch.setattr(plan, "RUNTIME_BYTES", 0)
+    monkeypatch.setattr("sctrt.engines.memory.FLAT_BYTES", 0)
+    small = 2e-3  # GB; engines fit, but not beside the volumes
+    shim.memory.reset(fail_at=failing)
+    result = on_gpu(vram_gb=small)(pet)
+    assert_equal(result, expected["median"])
+    assert result.report["plan"]["volumes"] == "host"
+
+
+def test_tiles_run_and_do_not_depend_on_where_the_volumes_lie(on_gpu, pet, expected, monkeypatch):
+    whole = plan.Network.workspace
+    monkeypatch.setattr(plan, "TILE", 24)
+    monkeypatch.setattr(plan, "TILE_OVERLAP", 8)
+    monkeypatch.setattr("sctrt.run.TILE_OVERLAP", 8)
+    monkeypatch.setattr("sctrt.engines.memory.FLAT_BYTES", 0)
+    monkeypatch.setattr(plan, "RUNTIME_BYTES", 0)
+
+    def workspace(self, size, batch):
+        return whole(self, size, batch) if size == (24, 24) else 10**12
+
+    monkeypatch.setattr(plan.Network, "workspace", workspace)
+    results = [on_gpu(**options)(pet) for options in ({}, {"vram_gb": 1.2e-3})]
+    assert_equal(results[0], results[1])
+    for result, volumes in zip(results, ("device", "host"), strict=True):
+        assert all(plane["tiled"] and plane["engine"] == [24, 24] for plane in result.report["plan"]["planes"].values())
+        assert result.report["plan"]["volumes"] == volumes
+    assert np.abs(results[0].ct.array - expected["median"].ct.array).mean() > 0.1
+
+
+# Refusals
+
+
+def test_a_gpu_that_is_not_there_is_refused(shim_gpu, stand_in_engines, tiny_bundle):
+    with pytest.raises(DeviceError, match=r"expected one of the GPUs cuda:0, cuda:1, got cuda:2"):
+        Synthesizer(tiny_bundle.path, device="cuda:2")
+    shim.shim().reset(0, 0)
+    with pytest.raises(DeviceError, match="no GPU that CUDA can use"):
+        Synthesizer(tiny_bundle.path, device="cuda")
+
+
+def test_kernels_without_cuda_are_refused(shim_gpu, monkeypatch):
+    monkeypatch.setattr("sctrt.ops.build_info", lambda: {"cuda": None})
+    with pytest.raises(DeviceError, match="kernels have no CUDA"):
+        Gpu(0)
+
+
+def test_a_missing_cupy_is_named_with_its_pip_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(DeviceError, match=r"pip install 'sctrt\[cuda\]'"):
+        Gpu(0)
+
+
+def test_the_host_moves_nothing(rng):
+    array, host = rng.normal(size=(3, 4)).astype(np.float32), Host()
+    assert host.put(array) is array and host.get(array) is array and host.free_bytes() is None
