@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import tensorrt_rtx
 import typer
-from sctrt.engines.tensorrt import build
 from timing import environment
 
 from sctrt import bundle as bundles
 from sctrt.bundle import Bundle
 from sctrt.engines.memory import workspace_bytes
 from sctrt.engines.network import fixed_network
+from sctrt.engines.tensorrt import build
 from sctrt.files import write_json
 
 SIZES = (

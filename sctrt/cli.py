@@ -46,13 +46,21 @@ def common(
 @app.command()
 def synthesize(
     pet: Annotated[Path, typer.Argument(help="NAC PET, NIfTI.")],
-    output: OutputOption,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the CT goes; not with --plan.")] = None,
     model: Annotated[Path | None, typer.Option(help="Bundle NAME.sctrt; default: the model that ships.")] = None,
     runtime: Annotated[
-        Literal["auto", "openvino", "onnxruntime", "torch"], typer.Option(help="What runs the network.")
+        Literal["auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"],
+        typer.Option(help="What runs the network; on a GPU the last three."),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu.")] = "cpu",
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the network.")] = "fp32",
+    device: Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where all of it runs.")] = "cpu",
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None, typer.Option(help="Of the network; default: fp32 on a CPU, else fp16.")
+    ] = None,
+    engine_dir: Annotated[Path | None, typer.Option(help="Of built engines; default: as for build-engine.")] = None,
+    vram_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="GPU memory that may be used [GB]; default: what is free.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be allocated, and write nothing.")] = False,
     fusion: Annotated[
         Literal["median", "mean", "axial", "coronal", "sagittal"],
         typer.Option(help="Of the planes, or one alone."),
@@ -66,9 +74,19 @@ def synthesize(
     """NAC PET in, synthetic CT (HU) out, on the PET's own grid."""
     from .attenuation import CARNEY_2006
     from .nifti import load
-    from .pipeline import JOINT_FUSIONS, Synthesizer
+    from .pipeline import JOINT_FUSIONS, Synthesizer, memory_plan
 
     images = [path for path in (output, mu_map, uncertainty) if path]
+    if vram_gb and device == "cpu":
+        raise typer.BadParameter("--vram-gb is of a GPU; give --device cuda with it")
+    if plan:
+        if images or preview or report:
+            raise typer.BadParameter("--plan writes nothing; leave out the outputs")
+        options = {"device": device, "precision": precision, "fusion": fusion, "vram_gb": vram_gb}
+        out.print(memory_plan(pet, model=model, **options).text(), markup=False, highlight=False, soft_wrap=True)
+        return
+    if not output:
+        raise typer.BadParameter("expected --output (-o), where the CT goes, or --plan")
     if len({path.absolute() for path in images}) < len(images):
         raise typer.BadParameter("two outputs have the same name; give each its own")
     _check_outputs(pet, {**dict.fromkeys(images, NIFTI), preview: (".png",), report: (".json",)})
@@ -77,7 +95,15 @@ def synthesize(
     if uncertainty and fusion not in JOINT_FUSIONS:
         raise typer.BadParameter(f"--uncertainty is how far three planes lie apart; --fusion {fusion} is one alone")
     volume = load(pet)
-    synthesizer = Synthesizer(model, runtime=runtime, device=device, precision=precision, fusion=fusion)
+    synthesizer = Synthesizer(
+        model,
+        runtime=runtime,
+        device=device,
+        precision=precision,
+        fusion=fusion,
+        engine_dir=engine_dir,
+        vram_gb=vram_gb,
+    )
     with _PlaneProgress() as progress:
         result = synthesizer(volume, progress=progress)
     result.ct.save(output)
@@ -93,6 +119,8 @@ def synthesize(
         from .files import write_json
 
         write_json(report, {**result.report, "input_file": str(pet), "output_file": str(output)})
+    for event in result.report["plan"]["events"]:
+        _say(event)
     seconds = result.report["seconds"]["total"]
     _say(f"{output}: {seconds:.1f} s with {synthesizer.runtime} ({synthesizer.reason})")
     _say(result.report["model"]["intended_use"])

@@ -272,3 +272,36 @@ def test_demo_compares_with_trivial_guesses(run, tmp_path, monkeypatch, tiny_bun
     rows = json.loads((tmp_path / "demo" / "report.json").read_text())["metrics"]
     assert len(rows) == 4
     shutil.rmtree(tmp_path / "demo")
+
+
+# The memory plan
+
+
+def test_plan_prints_and_writes_nothing(run, pet_file, tiny_bundle, tmp_path):
+    code, printed, said = run("synthesize", pet_file, "--model", tiny_bundle.path, "--plan")
+    assert code == 0, said
+    assert re.search(r"axial +\d+ +\d+ x \d+", printed) and "GB" not in printed
+    options = ("--model", tiny_bundle.path, "--plan", "--device", "cuda", "--vram-gb", 8)
+    code, printed, said = run("synthesize", pet_file, *options)
+    assert code == 0, said
+    assert re.search(r"peak +\d\.\d+ GB of 8\.00 GB; volumes stay on the GPU", printed)
+    assert leftovers(tmp_path, pet_file.name) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--plan", "-o", "ct.nii.gz"), "--plan writes nothing"),
+        (("--plan", "--report", "r.json"), "--plan writes nothing"),
+        ((), "expected --output"),
+        (("-o", "ct.nii.gz", "--vram-gb", "8"), "give --device cuda"),
+    ],
+)
+def test_options_of_the_plan_that_make_no_sense_are_wrong_usage(run, pet_file, options, message):
+    code, _, said = run("synthesize", pet_file, *options)
+    assert code == 2 and message in " ".join(said.replace("│", " ").split())
+
+
+def test_memory_that_cannot_suffice_is_an_error(run, pet_file):
+    code, _, said = run("synthesize", pet_file, "--plan", "--device", "cuda", "--vram-gb", 0.2)
+    assert code == 1 and "expected at least" in said and "--device cpu" in said

@@ -148,7 +148,7 @@ def test_what_is_planned_is_what_is_used(on_gpu, pet):
     result = on_gpu()(pet)
     used = shim.memory.most - before
     planned = result.report["plan"]["peak_gb"] * 1e9 - plan.RUNTIME_BYTES
-    assert 0.5 * used < used <= planned
+    assert 0 < used <= planned
 
 
 # Empty slices
@@ -234,7 +234,8 @@ def test_when_nothing_helps_the_error_says_what_to_do(on_gpu, pet, monkeypatch):
 @pytest.mark.parametrize("failing", range(0, 60, 7))
 def test_with_its_volumes_on_the_host_the_ct_is_the_same(on_gpu, pet, expected, monkeypatch, failing):
     monkeypatch.setattr(plan, "RUNTIME_BYTES", 0)
-    small = 2.2e-3  # GB; engines fit, but not beside the volumes
+    monkeypatch.setattr("sctrt.engines.memory.FLAT_BYTES", 0)
+    small = 2e-3  # GB; engines fit, but not beside the volumes
     shim.memory.reset(fail_at=failing)
     result = on_gpu(vram_gb=small)(pet)
     assert_equal(result, expected["median"])
@@ -246,6 +247,7 @@ def test_tiles_run_and_do_not_depend_on_where_the_volumes_lie(on_gpu, pet, expec
     monkeypatch.setattr(plan, "TILE", 24)
     monkeypatch.setattr(plan, "TILE_OVERLAP", 8)
     monkeypatch.setattr("sctrt.run.TILE_OVERLAP", 8)
+    monkeypatch.setattr("sctrt.engines.memory.FLAT_BYTES", 0)
     monkeypatch.setattr(plan, "RUNTIME_BYTES", 0)
 
     def workspace(self, size, batch):
