@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sctrt.plan import Grids, Network, engine_size, gpu_plan
 from timing import commit
 
 from sctrt.bundle import Architecture
 from sctrt.files import write_json
+from sctrt.plan import Grids, Network, engine_size, gpu_plan
 
 SHAPE = (1000, 400, 400)
 CARDS_GB = (8, 16, 24, 80)

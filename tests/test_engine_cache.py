@@ -105,7 +105,11 @@ def test_the_smallest_that_holds_the_slices_is_taken(tiny_bundle, tmp_path_facto
     asked = cache.Wanted(tiny_bundle, "encoder", "tensorrt-rtx", "1.7.1", "fp16", (), *size, None)
     for height, width in built:
         cache.store(folder, fitting(asked, height=height, width=width), PLAN)
-    holding = [(h * w, (h, w)) for h, w in built if h >= size[0] and w >= size[1]]
+    holding = [
+        (h * w, (h, w))
+        for h, w in built
+        if 0 <= h - size[0] < cache.MAX_PADDING and 0 <= w - size[1] < cache.MAX_PADDING
+    ]
     if not holding:
         with pytest.raises(EngineError, match="no encoder engine"):
             cache.find(folder, asked)
@@ -114,6 +118,12 @@ def test_the_smallest_that_holds_the_slices_is_taken(tiny_bundle, tmp_path_facto
     found = cache.find(folder, asked).fingerprint
     assert (found.height * found.width) == min(holding)[0]
     assert cache.sizes(folder, [asked]) == [size for _, size in sorted(set(holding))]
+
+
+def test_an_engine_that_would_pad_too_far_is_refused(wanted, tmp_path):
+    cache.store(tmp_path, fitting(wanted, height=wanted.height + cache.MAX_PADDING), PLAN)
+    with pytest.raises(EngineError, match=r"is for slices of 128 x 96 pixels, too much padding for the 64 x 96 wanted"):
+        cache.find(tmp_path, wanted)
 
 
 def test_sizes_have_both_halves(wanted, tmp_path):

@@ -17,9 +17,11 @@ from ..bundle import Bundle, default_bundle
 from ..errors import EngineError
 from ..files import replaced_when_whole
 from ..gpus import Card
+from ..planes import SIZE_STEP
 from . import BuiltRuntime, Part
 
 FORMAT_VERSION = 1
+MAX_PADDING = 2 * SIZE_STEP  # pixels; an engine larger by so many would change the CT too much (docs/engines.md)
 MAX_FINGERPRINT_BYTES = 1 << 16  # a real one has about 1 kB
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Pixels = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -216,9 +218,11 @@ def mismatches(has: Fingerprint, wanted: Wanted) -> list[str]:
     if (has.precision, has.keep_fp32) != (wanted.precision, wanted.keep_fp32):
         ours, theirs = _precision(has.precision, has.keep_fp32), _precision(wanted.precision, wanted.keep_fp32)
         problems.append(f"has precision {ours}, and {theirs} is wanted")
+    size = f"{wanted.height} x {wanted.width}"
     if has.height < wanted.height or has.width < wanted.width:
-        size = f"{wanted.height} x {wanted.width}"
         problems.append(f"holds slices of at most {has.height} x {has.width} pixels, and {size} are wanted")
+    elif max(has.height - wanted.height, has.width - wanted.width) >= MAX_PADDING:
+        problems.append(f"is for slices of {has.height} x {has.width} pixels, too much padding for the {size} wanted")
     if card and (has.gpu not in (None, card.name) or card.compute_capability not in has.targets):
         built = has.gpu or "compute capability " + ", ".join(has.targets)
         problems.append(f"was built for {built}, and this GPU is {card.name} ({card.compute_capability})")

@@ -29,8 +29,8 @@ LayerKind = Literal["norm", "attention", "quantiser", "conv_out", "other"]
 # By measurement (benchmarks/results/precision.json): the quantiser's input in float32 more than halves the codes that
 # flip in fp16; all the others together gain 0.2 HU more, at up to twice the memory traffic.
 KEEP_FP32: dict[str, tuple[LayerKind, ...]] = {"fp32": (), "fp16": ("quantiser",), "bf16": ("quantiser",)}
-TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-SIZES = {dtype: BYTES[precision] for precision, dtype in TYPES.items()}
+TYPES: dict[str, int] = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+SIZES: dict[int, int] = {dtype: BYTES[precision] for precision, dtype in TYPES.items()}
 SIZES_ONLY = {"Shape", "Squeeze", "Slice", "Concat", "Div", "Reshape"}  # how free sizes and attention are traced
 
 

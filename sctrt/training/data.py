@@ -17,7 +17,7 @@ from .. import nifti
 from ..cases import CT, NAC
 from ..checks import check_pet
 from ..errors import VolumeError
-from ..planes import PLANES, Plane, slice_axis
+from ..planes import PLANES, SIZE_STEP, Plane, slice_axis
 from ..preprocess import AIR_INPUT, network_input, to_grid
 from ..units import HU_AIR, hu_to_network
 from ..volume import Volume
@@ -28,6 +28,7 @@ MIN_WINDOW, WINDOW_STEP = 48, 16  # voxels
 # Of tall cases a part is trained on as well, as if no more had been scanned: its normaliser, edges and body box differ.
 TALL, MIN_PART = 110, 48  # voxels
 VALIDATE_EVERY = 8  # slices
+PADDED_SHARE = 0.5  # of the micro-batches that are padded as for engines of fixed size, which may be a step larger
 GAIN_JITTER = 0.12  # standard deviation of the log of the PET's scale, as augmentation
 
 
@@ -91,9 +92,9 @@ def case_folders(cohort: Path) -> list[Path]:
 
 
 def take_slices(
-    case: Case, plane: Plane, index: NDArray[np.int64], rows: slice, multiple: int
+    case: Case, plane: Plane, index: NDArray[np.int64], rows: slice, multiple: int, wider: tuple[int, int] = (0, 0)
 ) -> tuple[Tensor, Tensor]:
-    """Slices of one plane, padded with air at the end to multiples of `multiple`.
+    """Slices of one plane, padded with air at the end to multiples of `multiple`, and by `wider` (height, width).
 
     Args:
         rows: part of z that coronal and sagittal slices keep.
@@ -105,7 +106,7 @@ def take_slices(
     pet, ct = (case.pet, case.ct) if axis == 0 else (case.pet[:, rows], case.ct[rows])
     pet = np.moveaxis(np.take(pet, index, axis=axis + 1), axis + 1, 0)
     ct = np.moveaxis(np.take(ct, index, axis=axis), axis, 0)[:, None]
-    pad = [(0, 0), (0, 0)] + [(0, -n % multiple) for n in ct.shape[2:]]
+    pad = [(0, 0), (0, 0)] + [(0, -n % multiple + more) for n, more in zip(ct.shape[2:], wider, strict=True)]
     padded_pet, padded_ct = (torch.from_numpy(np.pad(a, pad, constant_values=AIR_INPUT)) for a in (pet, ct))
     return padded_pet, padded_ct
 
@@ -135,12 +136,18 @@ class RandomSlices(IterableDataset):
             area = case.ct.size // case.ct.shape[axis] * (1 if axis == 0 else length / z)
             count = max(1, round(self.config.pixels / area))
             index = rng.integers(0, case.ct.shape[axis], count)
-            multiple = self.config.architecture.factor
-            pet, ct = take_slices(case, plane, index, slice(start, start + length), multiple)
+            pet, ct = take_slices(case, plane, index, slice(start, start + length), *self._padding(rng))
             gain = float(np.exp(GAIN_JITTER * rng.standard_normal()))
             scales = len(self.config.normaliser.scales)
             pet[:, :scales] = scale_pet(pet[:, :scales], gain, self.config.normaliser.exponent)
             yield pet, ct
+
+    def _padding(self, rng: np.random.Generator) -> tuple[int, tuple[int, int]]:
+        """As for a runtime that takes any size, or for an engine: multiple, and how much wider."""
+        if rng.random() >= PADDED_SHARE:
+            return self.config.architecture.factor, (0, 0)
+        height, width = SIZE_STEP * rng.integers(2, size=2)
+        return SIZE_STEP, (int(height), int(width))
 
     @staticmethod
     def _window(z: int, rng: np.random.Generator) -> int:
