@@ -146,19 +146,21 @@ class Gpu:
     def put(self, array: NDArray[Any]) -> Array:
         """A copy on the GPU."""
         with self:
-            copy = self._cupy.asarray(np.ascontiguousarray(array))
-            self._note_memory()
+            copy = self.empty(array.shape, array.dtype.name)
+            self.fill(copy, array)
             return copy
 
     def get(self, array: Array) -> NDArray[Any]:
         """A copy on the host; waits for the work that is enqueued."""
         with self:
-            return self._cupy.asnumpy(array)
+            copy = array.get(stream=self._stream)
+            self._stream.synchronize()
+            return copy
 
     def fill(self, out: Array, array: NDArray[Any]) -> None:
         """Copies a host array into `out`."""
         with self:
-            out.set(np.ascontiguousarray(array))
+            out.set(np.ascontiguousarray(array), stream=self._stream)
 
     def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
         with self:
