@@ -141,7 +141,7 @@ class Gpu:
         if self._entered == 0:
             self._current.close()
         if isinstance(error, self._cupy.cuda.memory.OutOfMemoryError):
-            raise OutOfMemory(f"{self.name} is out of memory: {error}") from error
+            raise OutOfMemory(f"{self.name}: {str(error).rstrip('.')}") from error
 
     def put(self, array: NDArray[Any]) -> Array:
         """A copy on the GPU."""
