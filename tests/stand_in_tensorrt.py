@@ -408,6 +408,8 @@ class IExecutionContext:
 
     def update_device_memory_size_for_shapes(self):
         assert self.shape is not None
+        if not self.updated and not self.trt.gpu.takes("memory", self.log):
+            return 0
         self.updated = True
         return -(-WORKSPACE_BYTES * self.shape[0] // ALIGNMENT) * ALIGNMENT
 

@@ -211,7 +211,7 @@ def test_any_order_of_batches(tiny_bundle, onnx_of, tmp_path_factory, batches):
 # Failures of the runtime
 
 
-@pytest.mark.parametrize("step", ["deserialize", "context", "shape", "address", "execute"])
+@pytest.mark.parametrize("step", ["deserialize", "context", "shape", "memory", "address", "execute"])
 @pytest.mark.parametrize("reason", ["memory", "other"])
 def test_a_failing_step_is_told_in_the_runtimes_words(trt, entry_of, step, reason, rng):
     entry = entry_of(trt)
@@ -224,7 +224,7 @@ def test_a_failing_step_is_told_in_the_runtimes_words(trt, entry_of, step, reaso
         run(tensorrt.TensorRtEngine(trt, entry), "encoder", 1, rng)
 
 
-@pytest.mark.parametrize("step", ["shape", "address", "execute"])
+@pytest.mark.parametrize("step", ["shape", "memory", "address", "execute"])
 def test_after_a_failure_the_engine_is_as_good_as_before(trt, entry_of, step, rng):
     engine = tensorrt.TensorRtEngine(trt, entry_of(trt))
     run(engine, "encoder", 1, rng)

@@ -1,6 +1,6 @@
 """TensorRT 10 and 11 and TensorRT-RTX: builds the plan of one network, and runs it. The module is an argument, `trt`.
 
-Whoever calls makes the GPU that is meant CUDA's current device first, and owns all memory that he lends.
+Whoever calls makes the GPU that is meant CUDA's current device first, and owns all memory that is lent.
 """
 
 from __future__ import annotations
@@ -104,7 +104,10 @@ class TensorRtEngine:
         self._batch = 0  # until all has gone well
         if not self._context.set_input_shape(self._input, shape):
             raise _failure(self._log, f"the engine {self.entry.plan} refused inputs {shape}")
-        self._workspaces[shape[0]] = self._context.update_device_memory_size_for_shapes()
+        size = self._context.update_device_memory_size_for_shapes()
+        if size == 0 and self._log.errors:  # it has no other way to fail
+            raise _failure(self._log, f"the engine {self.entry.plan} cannot plan its memory for inputs {shape}")
+        self._workspaces[shape[0]] = size
         self._batch = shape[0]
 
     def _lend(self, workspace: Array | None) -> None:

@@ -164,7 +164,7 @@ def sample_slice(manifest: Manifest, height: int, width: int) -> NDArray[np.floa
     channels = [compress(scale, normaliser.exponent) for scale in scales]
     if normaliser.position:
         grid = Grid(np.diag([*(3 * [manifest.spacing_mm]), 1.0]), (1, height, width))
-        channels += [plane[0] for plane in position(grid)]
+        channels += [np.broadcast_to(along, (height, width)) for along in position(grid)]
     return np.stack(channels)[None]
 
 
