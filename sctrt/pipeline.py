@@ -251,7 +251,11 @@ class Synthesizer:
                 "reference_value": prepared.reference,
                 "sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest(),  # of the samples
             },
-            "network_grid": {"shape_zyx": list(prepared.grid.shape), "spacing_mm": prepared.grid.spacing},
+            "network_grid": {
+                "shape_zyx": list(prepared.grid.shape),
+                "spacing_mm": prepared.grid.spacing,
+                "slices_run_zyx": [int(held.sum()) for held in prepared.occupied],
+            },
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(),
             "peak_device_memory_mb": None if peak is None else peak / 1e6,

@@ -180,6 +180,8 @@ def test_slices_without_body_are_not_run_and_hold_air(shim_gpu, stand_in_engines
     result = synthesizer(legs, progress=lambda *told: seen.append(told))
     ct = result.ct.array
     np.testing.assert_allclose(ct[:, :, 28:42], AIR, atol=1e-3)
+    z, y, x = result.report["network_grid"]["shape_zyx"]
+    assert result.report["network_grid"]["slices_run_zyx"] == [z, y, 2 * (16 + 2 * 3)] and x > 44
     assert (ct[10:50, 20:30, 10:18] != AIR).all() and (ct[10:50, 20:30, 52:60] != AIR).all()
 
 
