@@ -141,24 +141,26 @@ class Gpu:
         if self._entered == 0:
             self._current.close()
         if isinstance(error, self._cupy.cuda.memory.OutOfMemoryError):
-            raise OutOfMemory(f"{self.name} is out of memory: {error}") from error
+            raise OutOfMemory(f"{self.name}: {str(error).rstrip('.')}") from error
 
     def put(self, array: NDArray[Any]) -> Array:
         """A copy on the GPU."""
         with self:
-            copy = self._cupy.asarray(np.ascontiguousarray(array))
-            self._note_memory()
+            copy = self.empty(array.shape, array.dtype.name)
+            self.fill(copy, array)
             return copy
 
     def get(self, array: Array) -> NDArray[Any]:
         """A copy on the host; waits for the work that is enqueued."""
         with self:
-            return self._cupy.asnumpy(array)
+            copy = array.get(stream=self._stream)
+            self._stream.synchronize()
+            return copy
 
     def fill(self, out: Array, array: NDArray[Any]) -> None:
         """Copies a host array into `out`."""
         with self:
-            out.set(np.ascontiguousarray(array))
+            out.set(np.ascontiguousarray(array), stream=self._stream)
 
     def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Array:
         with self:

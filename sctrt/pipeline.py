@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,9 @@ from .attenuation import hu_to_mu
 from .bundle import Bundle
 from .checks import check_pet
 from .device import Device, open_device
+from .engines.verify import verify_if_needed
 from .errors import EngineError, OutOfMemory
-from .plan import GB, Grids, Network, Plan, any_size, engine_size, make_plan
+from .plan import GB, Grids, Network, Plan, PlanePlan, any_size, engine_size, make_plan
 from .planes import PLANES, Plane
 from .preprocess import Grid, NetworkInput, model_grid, network_input, samples_per_voxel
 from .run import Engines, Progress, Run
@@ -31,6 +33,8 @@ from .volume import Volume
 
 JOINT_FUSIONS = ("median", "mean")
 FUSIONS = (*JOINT_FUSIONS, *PLANES)
+
+EngineKey = tuple[str, tuple[int, int] | None]  # runtime, and (height, width) where engines are of one size
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class Synthesizer:
         self.precision = precision or engines.default_precision(device)
         self._asked, self._engine_dir, self._vram_gb = runtime, engine_dir, vram_gb
         self._codebook = ops.Codebook(self.bundle.codebook())
-        self._loaded: dict[tuple[str, tuple[int, int] | None], Engines] = {}
+        self._loaded: dict[EngineKey, Engines] = {}
+        self._verified: dict[EngineKey, dict[str, Any] | None] = {}
         if self.runtime not in engines.BUILT:
             self._engines((0, 0))  # what cannot be loaded is refused now
 
@@ -155,13 +160,19 @@ class Synthesizer:
         while True:
             try:
                 plan = make_plan(_grids(volume, grid, prepared.grid), network, budget, planes_of(self.fusion))
-                for size in {plane.engine for plane in plan.planes}:
-                    self._engines(size)
-                return plan
+                return replace(plan, planes=tuple(self._within_engines(plane) for plane in plan.planes))
             except EngineError as error:
                 unfit[self.runtime] = str(error)
                 if not self._another_runtime(unfit):
                     raise
+
+    def _within_engines(self, plane: PlanePlan) -> PlanePlan:
+        """With no more slices a call than its engines take; if they cannot be loaded yet, one, which all take."""
+        with suppress(OutOfMemory):
+            return plane.at_most(min(getattr(e, "max_batch", plane.batch) for e in self._engines(plane.engine)))
+        self._forget_engines()
+        self._device.release()
+        return plane.at_most(1)
 
     def _another_runtime(self, unfit: dict[str, str]) -> bool:
         """Goes on to the next runtime if that was left open, and there is one."""
@@ -178,20 +189,28 @@ class Synthesizer:
         return engines.slice_size(self.bundle, self.runtime, height, width, shape=box, **where)
 
     def _engines(self, size: tuple[int, int]) -> Engines:
-        """Encoder and decoder for slices of this size, loaded once."""
+        """Encoder and decoder for slices of this size, loaded and verified once."""
         key = (self.runtime, size if self.runtime in engines.BUILT else None)
         if key not in self._loaded:
             where = {"device": self.device, "precision": self.precision, "engine_dir": self._engine_dir}
-            encoder = engines.load(self.bundle, "encoder", self.runtime, size=key[1], **where)
-            decoder = engines.load(self.bundle, "decoder", self.runtime, size=key[1], **where)
+            with self._device:
+                encoder = engines.load(self.bundle, "encoder", self.runtime, size=key[1], **where)
+                decoder = engines.load(self.bundle, "decoder", self.runtime, size=key[1], **where)
+                verified = verify_if_needed(self.bundle, encoder, decoder, self._device)
             self._loaded[key] = encoder, decoder
             self._version = encoder.version
+            self._verified[key] = None if verified is None else verified.model_dump()
         return self._loaded[key]
 
     def _forget_engines(self) -> None:
         """Those that are one of several, to be loaded again when it is their turn."""
         for key in [key for key in self._loaded if key[0] in engines.BUILT]:
             del self._loaded[key]
+
+    def _verifications(self) -> dict[str, dict[str, Any]]:
+        """Of this runtime's engines: their size -> how far they lie from a CPU's; none for other runtimes."""
+        found = ((key[1], verified) for key, verified in self._verified.items() if key[0] == self.runtime)
+        return {f"{size[0]} x {size[1]}": verified for size, verified in found if size and verified}
 
     def _report(
         self,
@@ -220,6 +239,7 @@ class Synthesizer:
                 "version": self._version,
                 "reason": self.reason,
                 "precision": self.precision,
+                "verified": self._verifications(),
                 **self._device.facts(),
             },
             "fusion": self.fusion,
@@ -231,7 +251,11 @@ class Synthesizer:
                 "reference_value": prepared.reference,
                 "sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest(),  # of the samples
             },
-            "network_grid": {"shape_zyx": list(prepared.grid.shape), "spacing_mm": prepared.grid.spacing},
+            "network_grid": {
+                "shape_zyx": list(prepared.grid.shape),
+                "spacing_mm": prepared.grid.spacing,
+                "slices_run_zyx": [int(held.sum()) for held in prepared.occupied],
+            },
             "seconds": seconds,
             "peak_memory_mb": peak_memory_mb(),
             "peak_device_memory_mb": None if peak is None else peak / 1e6,

@@ -109,7 +109,7 @@ class Stream:
         self.ptr = 0xC0DE
 
     def __enter__(self):
-        current_streams.append(self.ptr)
+        current_streams.append(self)
         return self
 
     def __exit__(self, *_):
@@ -119,7 +119,7 @@ class Stream:
         assert shim().last_stream() == self.ptr
 
 
-current_streams = [0]  # the last is current
+current_streams = []  # the last is current
 
 
 class Event:
@@ -206,7 +206,11 @@ class NdArray:
     def mean(self, axis):
         return asarray(self.host.mean(axis=axis))
 
-    def set(self, array):
+    def get(self, stream):
+        assert shim().last_stream() in (stream.ptr, 0)  # nothing else would be waited for
+        return self.host.copy()
+
+    def set(self, array, stream):
         assert type(array) is np.ndarray and array.shape == self.shape and array.dtype == self.dtype
         self.host[...] = array
 
@@ -243,6 +247,7 @@ def stand_in_for_cupy():
     cupy.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     cupy.cuda = types.SimpleNamespace(
         Stream=Stream,
+        get_current_stream=lambda: current_streams[-1],
         Device=Device,
         Event=Event,
         get_elapsed_time=lambda start, end: float(end.time - start.time),

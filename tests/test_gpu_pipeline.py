@@ -5,6 +5,7 @@ that compute on the host, slice by slice, so that equal means equal bits.
 """
 
 import gc
+import os
 import re
 import sys
 
@@ -12,14 +13,22 @@ import numpy as np
 import pytest
 
 import shim
-from sctrt import Synthesizer, Volume, engines, plan
+import stand_in_tensorrt
+from conftest import give_up
+from sctrt import Synthesizer, Volume, engines, gpus, ops, plan
 from sctrt.device import Gpu, Host
-from sctrt.errors import DeviceError, OutOfMemory
+from sctrt.engines import build
+from sctrt.errors import DeviceError, EngineError, OutOfMemory
 from sctrt.pipeline import FUSIONS
 from sctrt.planes import PLANES
 
 AIR = -1000.0
 LENT = 1000  # bytes a slice that the stand-in engines want to be lent
+
+
+def current_stream():
+    """CuPy's, or the stand-in's."""
+    return sys.modules["cupy"].cuda.get_current_stream()
 
 
 class StandInEngine:
@@ -37,16 +46,17 @@ class StandInEngine:
 
     def __call__(self, inputs, outputs, *, stream=0, workspace=None):
         if self.device != "cpu":
-            assert stream == shim.Stream().ptr and workspace.shape[0] >= self.workspace(inputs.shape[0])
-            assert shim.shim().last_stream() in (stream, 0)  # of the kernel before; 0 is none
-            inputs, outputs = inputs.host, outputs.host
+            assert stream and workspace.shape[0] >= self.workspace(inputs.shape[0])
         number, StandInEngine.calls = StandInEngine.calls, StandInEngine.calls + 1
         if number in self.fail_at:
-            outputs[...] = np.nan
             raise OutOfMemory("the stand-in engine is out of memory")
         run = self.encode if self.part == "encoder" else self.decode
-        for image, made in zip(inputs, outputs, strict=True):
-            made[...] = run(image)
+        images = inputs if self.device == "cpu" else inputs.get(stream=current_stream())
+        made = np.stack([run(image) for image in images]).astype(np.float32).reshape(outputs.shape)
+        if self.device == "cpu":
+            outputs[...] = made
+        else:
+            outputs.set(made, stream=current_stream())
 
     def encode(self, image):
         f, (_, height, width) = self.architecture.factor, image.shape
@@ -114,20 +124,19 @@ def test_three_scales_and_fine_voxels(on_gpu, stand_in_engines, scales_bundle, n
 
 
 def test_only_the_pet_goes_up_and_only_the_overview_and_the_results_come_down(on_gpu, pet, monkeypatch):
-    moved = {"put": [], "get": []}
+    moved = {"fill": [], "get": []}
 
     def spy(name, original):
-        def call(self, array):
+        def call(self, array, *rest):
             moved[name].append(array.shape)
-            return original(self, array)
+            return original(self, array, *rest)
 
         monkeypatch.setattr(Gpu, name, call)
 
     for name in moved:
         spy(name, getattr(Gpu, name))
-    monkeypatch.setattr(Gpu, "fill", None)
     on_gpu()(pet)
-    assert moved == {"put": [pet.shape], "get": [pet.shape] * 3}  # at 4 mm the overview is the model's grid
+    assert moved == {"fill": [pet.shape], "get": [pet.shape] * 3}  # at 4 mm the overview is the model's grid
 
 
 def test_nothing_is_allocated_once_a_plane_runs_and_nothing_stays(on_gpu, pet, monkeypatch):
@@ -171,6 +180,8 @@ def test_slices_without_body_are_not_run_and_hold_air(shim_gpu, stand_in_engines
     result = synthesizer(legs, progress=lambda *told: seen.append(told))
     ct = result.ct.array
     np.testing.assert_allclose(ct[:, :, 28:42], AIR, atol=1e-3)
+    z, y, x = result.report["network_grid"]["shape_zyx"]
+    assert result.report["network_grid"]["slices_run_zyx"] == [z, y, 2 * (16 + 2 * 3)] and x > 44
     assert (ct[10:50, 20:30, 10:18] != AIR).all() and (ct[10:50, 20:30, 52:60] != AIR).all()
 
 
@@ -288,3 +299,132 @@ def test_a_missing_cupy_is_named_with_its_pip_line(monkeypatch):
 def test_the_host_moves_nothing(rng):
     array, host = rng.normal(size=(3, 4)).astype(np.float32), Host()
     assert host.put(array) is array and host.get(array) is array and host.free_bytes() is None
+
+
+# A real GPU: the same, with CuPy itself
+
+
+@pytest.fixture
+def cupy(stand_in_engines):
+    required = os.environ.get("SCTRT_REQUIRE_CUDA") == "1"
+    if ops.cuda_device_count() == 0:
+        give_up("no GPU that the kernels can use", required)
+    try:
+        import cupy
+    except ImportError:
+        give_up("cupy is not installed", required)
+    cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
+    yield cupy
+    cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_real_gpu_gives_the_cpus_ct(cupy, tiny_bundle, pet, expected, fusion):
+    result = Synthesizer(tiny_bundle.path, device="cuda", fusion=fusion)(pet)
+    assert_equal(result, expected[fusion])
+    assert result.report["plan"]["events"] == [] and result.report["peak_device_memory_mb"] > 0
+
+
+@pytest.mark.gpu
+def test_a_real_gpus_failure_at_any_allocation_gives_the_same_ct(cupy, tiny_bundle, pet, expected):
+    allocate = cupy.get_default_memory_pool().malloc
+    made, failures = [], []
+
+    def failing(size):
+        made.append(size)
+        if len(made) in failures:
+            raise cupy.cuda.memory.OutOfMemoryError(size, 0)
+        return allocate(size)
+
+    cupy.cuda.set_allocator(failing)
+    synthesizer = Synthesizer(tiny_bundle.path, device="cuda")
+    synthesizer(pet)
+    for number in range(1, len(made) + 1):
+        made.clear()
+        failures[:] = [number]
+        result = synthesizer(pet)
+        assert_equal(result, expected["median"])
+        assert len(result.report["plan"]["events"]) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "hu"), [("fp32", 0.5), ("fp16", 20), ("bf16", 60)])
+def test_torch_on_a_real_gpu_is_near_the_cpu(cupy, monkeypatch, tiny_bundle, pet, precision, hu):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        give_up("this PyTorch has no CUDA", os.environ.get("SCTRT_REQUIRE_CUDA") == "1")
+    monkeypatch.undo()
+    on_cpu = Synthesizer(tiny_bundle.path, runtime="torch")(pet)
+    result = Synthesizer(tiny_bundle.path, runtime="torch", device="cuda", precision=precision)(pet)
+    assert np.abs(result.ct.array - on_cpu.ct.array).mean() < hu  # random weights: codes flip easily
+    assert result.report["plan"]["events"] == []
+
+
+# TensorRT, by a stand-in whose engines ONNX Runtime computes on the shim's memory
+
+
+@pytest.fixture
+def tensorrt(shim_gpu, monkeypatch):
+    trt = stand_in_tensorrt.make("tensorrt_rtx")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
+    monkeypatch.setattr(gpus, "present", lambda: (gpus.Card("Stand-in RTX 3060", "8.6", 12 << 30),) * 2)
+    monkeypatch.setattr(
+        engines, "installed", lambda runtime, kind: runtime in ("openvino", "onnxruntime", "tensorrt-rtx")
+    )
+    return trt
+
+
+def build_engines(bundle, box, folder, max_batch=3):
+    sizes = build.slice_sizes(box, bundle.manifest.architecture.factor)
+    build.build_engines(bundle, "tensorrt-rtx", "fp32", sizes, max_batch=max_batch, engine_dir=folder)
+    return sizes
+
+
+def test_tensorrt_gives_the_ct_of_a_cpu_runtime(tensorrt, tiny_bundle, pet, tmp_path):
+    on_cpu = Synthesizer(tiny_bundle.path, runtime="onnxruntime")(pet)
+    sizes = build_engines(tiny_bundle, on_cpu.report["network_grid"]["shape_zyx"], tmp_path)
+    synthesizer = Synthesizer(tiny_bundle.path, device="cuda", precision="fp32", engine_dir=tmp_path)
+    result = synthesizer(pet)
+    assert result.ct.array.std() > 10
+    plan, runtime = result.report["plan"], result.report["runtime"]
+    assert {tuple(plane["engine"]) for plane in plan["planes"].values()} == set(sizes)
+    assert all(plane["batch"] <= 3 for plane in plan["planes"].values()) and plan["events"] == []
+    assert runtime["name"] == "tensorrt-rtx" and runtime["verified"].keys() == {f"{h} x {w}" for h, w in sizes}
+    assert all(verified["hu_mean"] < 0.1 for verified in runtime["verified"].values())
+    assert set(tensorrt.gpu.streams) == {shim.Stream().ptr}
+
+
+@pytest.mark.parametrize("step", ["deserialize", "context", "execute"])
+def test_tensorrt_that_runs_out_of_memory_is_told(tensorrt, tiny_bundle, pet, tmp_path, step):
+    build_engines(tiny_bundle, (40, 40, 40), tmp_path)
+    synthesizer = Synthesizer(tiny_bundle.path, device="cuda", precision="fp32", engine_dir=tmp_path)
+    tensorrt.gpu.run_out_of_memory(step)
+    with pytest.raises(OutOfMemory, match="with all volumes on the host"):
+        synthesizer(pet)
+    tensorrt.gpu.fails.clear()
+    assert synthesizer(pet).report["plan"]["events"] == []
+
+
+def test_without_an_engine_auto_goes_on_and_else_the_command_is_named(
+    tensorrt, tiny_bundle, pet, tmp_path, monkeypatch
+):
+    for runtime in ("auto", "tensorrt-rtx"):
+        synthesizer = Synthesizer(
+            tiny_bundle.path, runtime=runtime, device="cuda", precision="fp32", engine_dir=tmp_path
+        )
+        with pytest.raises(EngineError, match=r"sctrt build-engine .*--shape \d+,\d+,\d+"):
+            synthesizer(pet)
+    load = engines.load
+
+    def load_torch_too(bundle, part, runtime, *, device="cpu", **given):
+        if runtime == "torch":
+            return StandInEngine(part, bundle.manifest.architecture, device)
+        return load(bundle, part, runtime, device=device, **given)
+
+    monkeypatch.setattr(engines, "load", load_torch_too)
+    monkeypatch.setattr(engines, "installed", lambda runtime, kind: runtime in ("tensorrt-rtx", "torch"))
+    result = Synthesizer(tiny_bundle.path, device="cuda", precision="fp32", engine_dir=tmp_path)(pet)
+    assert result.report["runtime"]["name"] == "torch"
+    assert "tensorrt-rtx: " in result.report["runtime"]["reason"]
+    assert "build-engine" in result.report["runtime"]["reason"]
