@@ -163,8 +163,8 @@ class Synthesizer:
                 return replace(plan, planes=tuple(self._within_engines(plane) for plane in plan.planes))
             except EngineError as error:
                 unfit[self.runtime] = str(error)
-                if not self._another_runtime(unfit):
-                    raise
+            if not self._another_runtime(unfit):
+                raise EngineError("; ".join(unfit.values()))
 
     def _within_engines(self, plane: PlanePlan) -> PlanePlan:
         """With no more slices a call than its engines take; if they cannot be loaded yet, one, which all take."""

@@ -415,6 +415,10 @@ def test_without_an_engine_auto_goes_on_and_else_the_command_is_named(
         )
         with pytest.raises(EngineError, match=r"sctrt build-engine .*--shape \d+,\d+,\d+"):
             synthesizer(pet)
+    monkeypatch.setattr(engines, "installed", lambda runtime, kind: runtime in ("tensorrt-rtx", "torch"))
+    monkeypatch.setattr(pytest.importorskip("torch").cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match=r"build-engine .*; PyTorch .* has no CUDA"):
+        Synthesizer(tiny_bundle.path, device="cuda", precision="fp32", engine_dir=tmp_path)(pet)
     load = engines.load
 
     def load_torch_too(bundle, part, runtime, *, device="cpu", **given):
@@ -423,7 +427,6 @@ def test_without_an_engine_auto_goes_on_and_else_the_command_is_named(
         return load(bundle, part, runtime, device=device, **given)
 
     monkeypatch.setattr(engines, "load", load_torch_too)
-    monkeypatch.setattr(engines, "installed", lambda runtime, kind: runtime in ("tensorrt-rtx", "torch"))
     result = Synthesizer(tiny_bundle.path, device="cuda", precision="fp32", engine_dir=tmp_path)(pet)
     assert result.report["runtime"]["name"] == "torch"
     assert "tensorrt-rtx: " in result.report["runtime"]["reason"]
