@@ -167,18 +167,11 @@ def as_nibabel(volume, orientation=None):
 
 def random_model(**architecture):
     """A small network with random weights whose codebook is spread as its latents are, so that many codes are used."""
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     from sctrt.bundle import Architecture
-    from sctrt.model.autoencoder import VQAutoencoder
+    from sctrt.model.untrained import untrained
 
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        model = VQAutoencoder(Architecture(**{"channels": 8, "blocks": 1, "groups": 4, "codes": 64, **architecture}))
-        latent = model.encode(torch.rand(4, model.architecture.input_channels, 32, 32) * 2 - 1)
-        flat = latent.movedim(1, -1).flatten(0, -2)
-        codes = flat.mean(0) + 2 * flat.std(0) * torch.randn(model.architecture.codes, flat.shape[1])
-        model.quantize.embedding.weight.copy_(codes)
-    return model.eval()
+    return untrained(Architecture(**{"channels": 8, "blocks": 1, "groups": 4, "codes": 64, **architecture}))
 
 
 @pytest.fixture(scope="session")
