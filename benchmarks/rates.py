@@ -25,6 +25,8 @@ SLOW_S = 2.0  # a longer call is timed twice
 VERY_SLOW_S = 10.0  # a longer call is timed once
 SAMPLE_S = 2e-3  # calls that take less are timed several together, which hides what a launch takes
 
+CHANNELS = 256  # of vq-f4's middle level
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -239,6 +241,36 @@ def limit_cases(machine: Machine, elements: int, side: int) -> Iterator[Case]:
     """
     yield _copy_case(machine, elements)
     yield _fma_case(machine, side)
+
+
+def matrix_cases(machine: Machine, side: int, batch: int, pixels: int) -> Iterator[Case]:
+    """What the matrix units can do at half precision, on random data: the rate that the network is held against.
+
+    Args:
+        machine: to measure.
+        side: of the square matrices.
+        batch: images that are convolved together.
+        pixels: a side of them; they have the channels of vq-f4's middle level.
+    """
+    torch = machine.torch
+
+    def random(*shape: int) -> Any:
+        return torch.randn(shape, device=machine.device).half()
+
+    def product() -> Run:
+        one, other = random(side, side), random(side, side)
+        return lambda: torch.mm(one, other)
+
+    def convolution() -> Run:
+        image = random(batch, CHANNELS, pixels, pixels).to(memory_format=torch.channels_last)
+        weight = random(CHANNELS, CHANNELS, 3, 3).to(memory_format=torch.channels_last)
+        return lambda: torch.nn.functional.conv2d(image, weight, padding=1)
+
+    flops = 2.0 * batch * pixels**2 * 9 * CHANNELS**2
+    yield Case("limits", "fp16 matrix product", [Way("torch mm", product, Work(2.0 * side**3, "GFLOP/s"))])
+    yield Case(
+        "limits", "fp16 3x3 convolution", [Way("torch conv2d, channels last", convolution, Work(flops, "GFLOP/s"))]
+    )
 
 
 def _copy_case(machine: Machine, elements: int) -> Case:

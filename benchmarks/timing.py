@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parent.parent
-PACKAGES = ("numpy", "scipy", "openvino", "onnxruntime", "torch", "faiss-cpu", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = (
+    *("numpy", "scipy", "openvino", "onnxruntime", "torch", "triton", "faiss-cpu", "cupy-cuda12x", "cupy-cuda13x"),
+    *("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "onnx"),
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 BUSY = 0.5  # load average above which times mean little
 

@@ -1,7 +1,7 @@
 """A bundle of seeded random weights, for speed and for trying engines; what it makes is no CT.
 
-    python export/random_bundle.py build/vq-f4.sctrt --vq-f4    # 55 million parameters, one grey channel in
-    python export/random_bundle.py build/small.sctrt            # the architecture of the model that ships
+python export/random_bundle.py build/vq-f4.sctrt --vq-f4    # 55 million parameters, one grey channel in
+python export/random_bundle.py build/small.sctrt            # the architecture of the model that ships
 """
 
 from __future__ import annotations
