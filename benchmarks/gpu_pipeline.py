@@ -79,6 +79,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     from pipeline_case import make_case
     from pipeline_table import markdown, put_together
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the part under way is ended, too
     ends = time.monotonic() + arguments.budget_s
     bundle = load_model(arguments.model)
     report = {**_facts(arguments), "model": {"name": bundle.manifest.name, "fingerprint": bundle.fingerprint}}

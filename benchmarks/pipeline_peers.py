@@ -102,7 +102,7 @@ def _time_planes(
     save: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, dict[str, Any]]:
     planes = {}
-    for axis, plane in enumerate(PLANES):
+    for axis, plane in reversed(list(enumerate(PLANES))):  # most slices first
         total = channels.shape[axis + 1]
         starts = spread_out(-(-slices // batch), total // batch)
         images = np.moveaxis(channels, axis + 1, 0)

@@ -60,12 +60,12 @@ def available_gb() -> float:
 
 
 def commit() -> str:
-    """The checked-out commit, with "+changes" where files differ from it; "unknown" outside a repository."""
+    """The checked-out commit, with "+changes" where files differ from it; outside a repository $SCTRT_COMMIT."""
     try:
         name = _git("rev-parse", "--short=12", "HEAD")
         return f"{name}+changes" if _git("status", "--porcelain", "--untracked-files=no") else name
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("SCTRT_COMMIT", "unknown")
 
 
 def thread_environment(threads: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import pipeline_table  # noqa: E402
 from flops import flops  # noqa: E402
 from pipeline_parts import Part  # noqa: E402
 
+from sctrt import engines  # noqa: E402
 from sctrt.bundle import Architecture, load  # noqa: E402
 
 GMAC = 2e9  # operations
@@ -77,7 +79,8 @@ def test_planes_are_scaled_up(monkeypatch):
     monkeypatch.setattr(pipeline_peers.time, "perf_counter", lambda: float(next(ticks)))  # each reading a second later
     channels = np.zeros((1, 12, 10, 8), np.float32)
     planes = pipeline_peers._time_planes(lambda images: images, channels, slices=4, batch=2)
-    assert [row["scaled_s"] for row in planes.values()] == [6, 5, 4]  # half a second a slice
+    seconds = {plane: row["scaled_s"] for plane, row in planes.items()}
+    assert seconds == {"axial": 6, "coronal": 5, "sagittal": 4}  # half a second a slice
     assert {row["timed"] for row in planes.values()} == {4}
 
 
@@ -94,6 +97,27 @@ def test_ratios_and_shares_of_the_rate():
     pipeline_table.put_together({"parts": parts})
     assert ours["encoder"]["of_rate"] == {"fp16 matrix product": 0.25}
     assert ours["times_sooner"] == {"total": {"loop fp32": 25}, "network": {"loop fp32": 40, "compile fp16": 3}}
+
+
+def test_every_part_has_its_name_and_function():
+    for device in ("cpu", "cuda"):
+        names = [part.name for part in pipeline_parts.parts(device)]
+        assert len(names) == len(set(names)) and names[0] == "rtx accepts"
+        assert {part.kind for part in pipeline_parts.parts(device)} <= pipeline_parts.RUN.keys()
+        runtimes = {part.runtime for part in pipeline_parts.parts(device) if part.runtime}
+        assert runtimes == set(engines.RUNTIMES[device])
+
+
+def test_the_most_memory_in_use_is_seen(monkeypatch):
+    free = iter([(70, 100), (40, 100)])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: next(free, (90, 100)))
+    monkeypatch.setattr(pipeline_parts, "POLL_S", 0.001)
+    with pipeline_parts.DeviceMemory("cuda:1") as memory:
+        time.sleep(0.2)
+    assert memory.peak_mb == 60e-6
+    with pipeline_parts.DeviceMemory("cpu") as memory:
+        pass
+    assert memory.peak_mb is None
 
 
 @pytest.fixture
