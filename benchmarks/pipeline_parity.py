@@ -98,6 +98,7 @@ def _through_torch(
     from sctrt.model.checkpoint import load_bundle_weights
 
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    device = device if torch.cuda.is_available() else "cpu"
     model = load_bundle_weights(bundle).eval().to(device)
     latents, slices = [], []
     with torch.inference_mode():

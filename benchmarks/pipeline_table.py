@@ -67,7 +67,7 @@ def _ours(report: dict[str, Any]) -> dict[str, Row]:
 def _cells(row: Row) -> list[str]:
     low, high = row["spread_s"]
     memory = row["peak_device_mb"]
-    shares = [max(row[half].get("of_rate", {}).values(), default=None) for half in ("encoder", "decoder")]
+    shares = [min(row[half].get("of_rate", {}).values(), default=None) for half in ("encoder", "decoder")]
     parity = row.get("parity")
     return [
         f"{row['total_s']:.2f} ({low:.2f} to {high:.2f})",

@@ -20,9 +20,11 @@ import pipeline_parts  # noqa: E402
 import pipeline_peers  # noqa: E402
 import pipeline_table  # noqa: E402
 from flops import flops  # noqa: E402
+from pipeline_parity import parity  # noqa: E402
 from pipeline_parts import Part  # noqa: E402
 
-from sctrt import engines  # noqa: E402
+import stand_in_tensorrt  # noqa: E402
+from sctrt import engines, gpus  # noqa: E402
 from sctrt.bundle import Architecture, load  # noqa: E402
 
 GMAC = 2e9  # operations
@@ -97,6 +99,32 @@ def test_ratios_and_shares_of_the_rate():
     pipeline_table.put_together({"parts": parts})
     assert ours["encoder"]["of_rate"] == {"fp16 matrix product": 0.25}
     assert ours["times_sooner"] == {"total": {"loop fp32": 25}, "network": {"loop fp32": 40, "compile fp16": 3}}
+
+
+@pytest.fixture
+def tensorrt_on_a_gpu(shim_gpu, monkeypatch, tmp_path):
+    """Where the engines lie of a stand-in TensorRT, which computes them on the CPU; the CPU also plays the GPU."""
+    trt = stand_in_tensorrt.make("tensorrt_rtx")
+    monkeypatch.setitem(sys.modules, trt.__name__, trt)
+    monkeypatch.setattr(gpus, "present", lambda: (gpus.Card("a GPU", "8.6", 1 << 33),))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "export"))
+    return tmp_path / "engines"
+
+
+def test_engines_are_built_and_compared_with_pytorch(tensorrt_on_a_gpu, tiny_bundle, tmp_path, capsys):
+    import compare_engine
+    import to_engine
+
+    options = {"runtime": "tensorrt-rtx", "precision": "fp32", "shape": "40,60,64", "engine_dir": tensorrt_on_a_gpu}
+    to_engine.main(tiny_bundle.path, max_batch=2, targets="", **options)
+    assert capsys.readouterr().out.count(": built") == 2  # 64 x 64 alone
+    compare_engine.main(tiny_bundle.path, **options)
+    assert "64 x 64: 0.0" in (said := capsys.readouterr().out) and "against torch" in said
+    case = pipeline_case.make_case(tmp_path, (40, 60, 64), tiny_bundle.manifest, seed=0)
+    where = {"device": "cuda:0", "precision": "fp32", "engine_dir": tensorrt_on_a_gpu}
+    found = parity(tiny_bundle, case, "tensorrt-rtx", slices=2, **where)
+    assert found["mean_hu"] < 0.1 and found["flipped_share"] < 0.01
+    assert found["codes"] == 3 * 2 * 16 * 16  # all slices are padded to the engine's
 
 
 def test_every_part_has_its_name_and_function():

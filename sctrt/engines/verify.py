@@ -109,8 +109,8 @@ def verify_built(
     return verify_if_needed(bundle, encoder, decoder, device)
 
 
-def verify(bundle: Bundle, encoder: Any, decoder: Any, device: Device) -> cache.Verification:
-    """Runs both halves on a sample slice of the engines' size, and the oracle on the same.
+def verify(bundle: Bundle, encoder: Any, decoder: Any, device: Device, oracle: str = "auto") -> cache.Verification:
+    """Runs both halves on a sample slice of the engines' size, and the oracle, a runtime of the CPU, on the same.
 
     Raises:
         EngineError: they differ by more than the limits.
@@ -118,7 +118,7 @@ def verify(bundle: Bundle, encoder: Any, decoder: Any, device: Device) -> cache.
     has = encoder.entry.fingerprint
     images = sample_slice(bundle.manifest, has.height, has.width)
     ours = _run(bundle, encoder, decoder, device, images)
-    runtime, _ = engines.choose("auto", "cpu")
+    runtime, _ = engines.choose(oracle, "cpu")
     oracle_encoder, oracle_decoder = engines.load(bundle, "encoder", runtime), engines.load(bundle, "decoder", runtime)
     theirs = _run(bundle, oracle_encoder, oracle_decoder, _Host(), images)
     difference = np.abs(ours.hu - theirs.hu)
