@@ -71,10 +71,8 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )
-NEED_A_GPU = {
-    "kernels_cuda.json",
-    "gpu_pipeline.json",
-}  # where none was at hand there is no file, and the document keeps its words
+# Where no GPU was at hand there is no file, and the document keeps its words.
+NEED_A_GPU = {"kernels_cuda.json", "gpu_pipeline.json"}
 
 
 def main(
