@@ -13,8 +13,9 @@ import typer
 from sctrt import bundle as bundles
 from sctrt import engines
 from sctrt.device import open_device
-from sctrt.engines.build import adult_shape, slice_sizes
+from sctrt.engines.build import engines_of
 from sctrt.engines.verify import describe, verify
+from sctrt.plan import adult_shape, plan_for
 
 
 def main(
@@ -25,10 +26,9 @@ def main(
     engine_dir: Annotated[Path | None, typer.Option(help="Default: the user's cache.")] = None,
 ) -> None:
     bundle, device = bundles.load(model), open_device("cuda")
-    manifest = bundle.manifest
-    z, y, x = (int(n) for n in shape.split(",")) if shape else adult_shape(manifest.spacing_mm)
+    z, y, x = (int(n) for n in shape.split(",")) if shape else adult_shape(bundle.manifest.spacing_mm)
     options = {"device": device.name, "precision": precision, "engine_dir": engine_dir}
-    for size in slice_sizes((z, y, x), manifest.architecture.factor):
+    for size in engines_of(plan_for(bundle, (z, y, x), precision)):
         encoder, decoder = (
             engines.load(bundle, part, runtime, size=size, **options) for part in ("encoder", "decoder")
         )

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from sctrt import bundle as bundles
-from sctrt.engines.build import MAX_BATCH, adult_shape, build_engines, slice_sizes
+from sctrt.engines.build import build_engines, engines_of
+from sctrt.plan import adult_shape, plan_for
 
 
 def main(
@@ -19,19 +20,16 @@ def main(
     runtime: Annotated[Literal["tensorrt", "tensorrt-rtx"], typer.Option()] = "tensorrt-rtx",
     precision: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option()] = "fp16",
     shape: Annotated[str, typer.Option(help="z,y,x of the body on the model's grid; default: an adult's.")] = "",
-    max_batch: Annotated[int, typer.Option(min=1, help="Slices of one call.")] = MAX_BATCH,
     targets: Annotated[str, typer.Option(help="Compute capabilities; default: the GPU here, else all.")] = "",
     engine_dir: Annotated[Path | None, typer.Option(help="Default: the user's cache.")] = None,
 ) -> None:
     bundle = bundles.load(model)
-    manifest = bundle.manifest
-    z, y, x = (int(n) for n in shape.split(",")) if shape else adult_shape(manifest.spacing_mm)
+    z, y, x = (int(n) for n in shape.split(",")) if shape else adult_shape(bundle.manifest.spacing_mm)
     built = build_engines(
         bundle,
         runtime,
         precision,
-        slice_sizes((z, y, x), manifest.architecture.factor),
-        max_batch=max_batch,
+        engines_of(plan_for(bundle, (z, y, x), precision)),
         targets=targets.split(",") if targets else (),
         engine_dir=engine_dir,
         say=print,

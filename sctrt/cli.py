@@ -225,7 +225,15 @@ def build_engine(
         typer.Option(metavar="Z,Y,X", help="Of the body box on the model's grid [voxels]; default: an adult's."),
     ] = None,
     for_pet: Annotated[Path | None, typer.Option("--for", help="PET whose body box it is.")] = None,
-    max_batch: Annotated[int | None, typer.Option(min=1, max=1024, help="Slices of one call at most.")] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Slices of one call at most; default: as planned.")
+    ] = None,
+    vram_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="Memory of the GPU that runs them; default: that of the one here.")
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Only say what a synthesis would allocate; build nothing.")
+    ] = False,
     compute_capability: Annotated[
         str | None,
         typer.Option(metavar="8.6,...", help="GPUs to build for; default: the one here, else all. TensorRT-RTX only."),
@@ -235,6 +243,7 @@ def build_engine(
     """Builds the TensorRT engines of a model for the GPU that is here, or ahead of time for others."""
     from . import bundle as bundles
     from . import engines
+    from .plan import adult_shape, plan_for
 
     targets = _compute_capabilities(compute_capability)
     if shape and for_pet:
@@ -242,25 +251,31 @@ def build_engine(
     given = _shape(shape) if shape else None
     if runtime == "tensorrt" and targets:
         raise typer.BadParameter("--compute-capability is of tensorrt-rtx; tensorrt builds for the GPU that is here")
-    chosen = runtime or engines.first_built()
-    _need("onnx", "building engines", chosen)
-    from .engines import build
-
     bundle = bundles.load(model)
     if for_pet:
         given = _body_box(for_pet, bundle)
     manifest = bundle.manifest
-    given = given or build.adult_shape(manifest.spacing_mm)
-    sizes = build.slice_sizes(given, manifest.architecture.factor)
-    slices = ", ".join(f"{height} x {width}" for height, width in sizes)
+    given = given or adult_shape(manifest.spacing_mm)
+    budget = _vram(vram_gb)
+    if plan_only and budget is None:
+        raise typer.BadParameter("--plan needs --vram-gb where no GPU is, to plan for")
+    plan = plan_for(bundle, given, precision, budget)
+    slices = ", ".join(f"{height} x {width}" for height, width in sorted({plane.engine for plane in plan.planes}))
     _say(f"{manifest.name} for a body box of {' x '.join(map(str, given))} voxels: slices of {slices} pixels")
+    if plan_only:
+        print(plan.text())
+        return
+    chosen = runtime or engines.first_built()
+    _need("onnx", "building engines", chosen)
+    from .engines import build
+
+    sizes = {size: max_batch or batch for size, batch in build.engines_of(plan).items()}
     with _EngineProgress() as progress:
         built = build.build_engines(
             bundle,
             chosen,
             precision,
             sizes,
-            max_batch=max_batch or build.MAX_BATCH,
             targets=targets,
             engine_dir=engine_dir,
             say=_say,
@@ -300,6 +315,16 @@ def _device_for(targets: tuple[str, ...]) -> tuple[Gpu | None, str]:
         return Gpu(0), ""
     except DeviceError as error:
         return None, str(error)
+
+
+def _vram(given_gb: float | None) -> int | None:
+    """Bytes of memory to plan for: as given, else that of the GPU here; None where neither is."""
+    from .gpus import card
+
+    there = card("cuda")
+    if given_gb is not None:
+        return int(given_gb * 1e9)
+    return there.memory_bytes if there else None
 
 
 def _body_box(pet: Path, bundle: Bundle) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, prod
 from typing import Literal
 
 from .bundle import Architecture, Bundle
@@ -28,8 +28,10 @@ TILE = 256  # pixels, the size that vq-f4 was trained on
 TILE_OVERLAP = 32
 RUNTIME_BYTES = 500_000_000  # for the CUDA context, the libraries' code and fragments
 CODEBOOK_TREE = 200  # bytes of a codebook with its tree of cells, a byte of its codes, at most
+ADULT_BOX_MM = (1900.0, 320.0, 560.0)  # (z, y, x) head to toes, arms at the sides, and the margin of a body box
 FLOAT = 4
 GB = 1e9
+AMPLE = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -215,17 +217,23 @@ def gpu_plan(grids: Grids, network: Network, budget: int, planes: tuple[Plane, .
     )
 
 
-def plan_for(bundle: Bundle, shape: Shape, precision: str, budget: int) -> Plan:
+def adult_shape(spacing_mm: float) -> Shape:
+    """(z, y, x) of an adult's body box on a grid of this spacing."""
+    z, y, x = (ceil(extent / spacing_mm) for extent in ADULT_BOX_MM)
+    return z, y, x
+
+
+def plan_for(bundle: Bundle, shape: Shape, precision: str, budget: int | None = None) -> Plan:
     """The plan for a body box of `shape` (z, y, x) on the model's grid, of a PET on that grid, for any GPU runtime.
 
     Args:
-        budget: free memory of the GPU.
+        budget: free memory of the GPU; None means ample.
 
     Raises:
         OutOfMemory: not even one tile at a time fits.
     """
     network = Network(bundle.manifest.architecture, precision, engine_size)
-    return gpu_plan(Grids(shape, shape, shape), network, budget)
+    return gpu_plan(Grids(shape, shape, shape), network, AMPLE if budget is None else budget)
 
 
 def any_size(height: int, width: int) -> Size:

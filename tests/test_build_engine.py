@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import stand_in_tensorrt
 from sctrt import bundle as bundles
-from sctrt import cli, engines, gpus, ops
+from sctrt import cli, engines, gpus, ops, plan
 from sctrt.engines import build, cache, tensorrt, verify
 from sctrt.errors import DeviceError, EngineError, OutOfMemory
 
 CARD = gpus.Card("Stand-in RTX 3060", "8.6", 12_000_000_000)
-SIZES = [(32, 64), (64, 64)]
+SIZES = {(32, 64): 3, (64, 64): 3}
 
 
 @pytest.fixture
@@ -63,29 +63,34 @@ def fingerprints(folder):
 
 
 def test_an_adults_body_box_is_in_voxels():
-    assert build.adult_shape(4.0) == (475, 80, 140)
-    assert build.adult_shape(1.5) == (1267, 214, 374)
+    assert plan.adult_shape(4.0) == (475, 80, 140)
+    assert plan.adult_shape(1.5) == (1267, 214, 374)
 
 
-@given(st.tuples(*(st.integers(1, 900) for _ in range(3))), st.sampled_from([1, 4, 32, 64]))
-def test_each_planes_slices_are_held_by_a_size(shape, factor):
-    sizes = build.slice_sizes(shape, factor)
+@given(st.tuples(*(st.integers(1, 900) for _ in range(3))))
+def test_each_planes_slices_are_held_by_a_size(tiny_bundle, shape):
+    sizes = build.engines_of(plan.plan_for(tiny_bundle, shape, "fp16"))
     z, y, x = shape
     for height, width in ((y, x), (z, x), (z, y)):
-        assert any(0 <= h - height < max(32, factor) and 0 <= w - width < max(32, factor) for h, w in sizes)
-    assert len(sizes) == len(set(sizes)) <= 3
-    assert all(n % 32 == 0 and n % factor == 0 for size in sizes for n in size)
+        assert any(0 <= h - height < 32 and 0 <= w - width < 32 for h, w in sizes)
+    assert len(sizes) <= 3 and min(sizes.values()) >= 1
+    assert all(n % 32 == 0 for size in sizes for n in size)
 
 
-def test_a_cube_needs_one_size():
-    assert build.slice_sizes((256, 250, 230), 4) == [(256, 256)]
+def test_a_cube_needs_one_size(tiny_bundle):
+    assert build.engines_of(plan.plan_for(tiny_bundle, (256, 250, 230), "fp16")).keys() == {(256, 256)}
+
+
+def test_on_a_small_card_tiles_are_built(tiny_bundle):
+    ample, short = (plan.plan_for(tiny_bundle, (2000, 1500, 1500), "fp32", budget) for budget in (None, 620_000_000))
+    assert (256, 256) in build.engines_of(short) and (256, 256) not in build.engines_of(ample)
 
 
 # Building
 
 
 def test_both_halves_are_built_for_each_size_once(trt, card, tiny_bundle, tmp_path):
-    order = {"max_batch": 3, "engine_dir": tmp_path}
+    order = {"engine_dir": tmp_path}
     first = build.build_engines(tiny_bundle, runtime_of(trt), "fp16", SIZES, **order)
     assert [built.fresh for built in first] == [True] * 4
     for has in fingerprints(tmp_path):
@@ -103,11 +108,11 @@ def test_both_halves_are_built_for_each_size_once(trt, card, tiny_bundle, tmp_pa
     "other", ["batch", "precision", "size", "version", "bundle", "targets", "changed byte", "no plan"]
 )
 def test_what_does_not_fit_is_built_anew(rtx, card, tiny_bundle, scales_bundle, tmp_path, other, monkeypatch):
-    order = {"max_batch": 2, "engine_dir": tmp_path}
-    built = build.build_engines(tiny_bundle, "tensorrt-rtx", "fp32", [(32, 32)], **order)
-    bundle, precision, size = tiny_bundle, "fp32", (32, 32)
+    order = {"engine_dir": tmp_path}
+    built = build.build_engines(tiny_bundle, "tensorrt-rtx", "fp32", {(32, 32): 2}, **order)
+    bundle, precision, size, batch = tiny_bundle, "fp32", (32, 32), 2
     if other == "batch":
-        order["max_batch"] = 3
+        batch = 3
     elif other == "precision":
         precision = "fp16"
     elif other == "size":
@@ -121,15 +126,15 @@ def test_what_does_not_fit_is_built_anew(rtx, card, tiny_bundle, scales_bundle, 
     else:
         for one in built:
             one.entry.plan.write_bytes(b"changed") if other == "changed byte" else one.entry.plan.unlink()
-    again = build.build_engines(bundle, "tensorrt-rtx", precision, [size], **order)
+    again = build.build_engines(bundle, "tensorrt-rtx", precision, {size: batch}, **order)
     assert all(one.fresh and one.entry.read_plan() for one in again)
 
 
 def test_fewer_slices_and_targets_are_there_already(rtx, no_card, tiny_bundle, tmp_path):
-    build.build_engines(tiny_bundle, "tensorrt-rtx", "fp32", [(32, 32)], max_batch=4, engine_dir=tmp_path)
+    build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", {(32, 32): 4}, engine_dir=tmp_path)
     assert fingerprints(tmp_path)[0].targets == ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
     again = build.build_engines(
-        tiny_bundle, "tensorrt-rtx", "fp32", [(32, 32)], max_batch=2, targets=["8.9"], engine_dir=tmp_path
+        tiny_bundle, "tensorrt-rtx", "fp16", {(32, 32): 2}, targets=["8.9"], engine_dir=tmp_path
     )
     assert not any(built.fresh for built in again)
 
@@ -137,22 +142,21 @@ def test_fewer_slices_and_targets_are_there_already(rtx, no_card, tiny_bundle, t
 def test_a_gpu_that_rtx_has_no_name_for_is_tried(rtx, monkeypatch, tiny_bundle, tmp_path):
     rtx.gpu.compute_capability = "9.0"
     monkeypatch.setattr(gpus, "present", lambda: (gpus.Card("H100", "9.0", 80_000_000_000),))
-    build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", [(32, 32)], engine_dir=tmp_path)
+    build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", {(32, 32): 1}, engine_dir=tmp_path)
     assert fingerprints(tmp_path)[0].targets == ("9.0",)
 
 
 def test_tensorrt_needs_the_gpu(monkeypatch, no_card, tiny_bundle, tmp_path):
     install(monkeypatch, stand_in_tensorrt.make("tensorrt"))
     with pytest.raises(DeviceError, match="no GPU is here; build on that machine, or use --runtime tensorrt-rtx"):
-        build.build_engines(tiny_bundle, "tensorrt", "fp16", [(32, 32)], engine_dir=tmp_path)
+        build.build_engines(tiny_bundle, "tensorrt", "fp16", {(32, 32): 1}, engine_dir=tmp_path)
 
 
 def test_a_build_says_what_it_does(rtx, card, tiny_bundle, tmp_path):
     said, seen = [], []
     for _ in range(2):
         build.build_engines(
-            *(tiny_bundle, "tensorrt-rtx", "bf16", [(32, 64)]),
-            max_batch=3,
+            *(tiny_bundle, "tensorrt-rtx", "bf16", {(32, 64): 3}),
             engine_dir=tmp_path,
             say=said.append,
             progress=lambda *step: seen.append(step),
@@ -170,13 +174,13 @@ def test_a_build_says_what_it_does(rtx, card, tiny_bundle, tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused(rtx, card, tiny_bundle, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match=r"engines cannot be written to .*file.*choose another --engine-dir"):
-        build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", [(32, 32)], engine_dir=tmp_path / "file")
+        build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", {(32, 32): 1}, engine_dir=tmp_path / "file")
 
 
 def test_out_of_memory_while_building_leaves_nothing(rtx, card, tiny_bundle, tmp_path):
     rtx.gpu.run_out_of_memory("build")
     with pytest.raises(OutOfMemory):
-        build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", [(32, 32)], engine_dir=tmp_path)
+        build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", {(32, 32): 1}, engine_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -200,7 +204,7 @@ def test_built_engines_are_loaded_by_size(trt, card, tiny_bundle, tmp_path):
 def test_a_size_without_its_other_half_is_refused(rtx, card, tiny_bundle, tmp_path):
     where = {"device": "cuda", "precision": "fp16", "engine_dir": tmp_path}
     for size, part in (((32, 64), "encoder"), ((64, 32), "decoder")):
-        for built in build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", [size], engine_dir=tmp_path):
+        for built in build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", {size: 2}, engine_dir=tmp_path):
             if built.entry.fingerprint.part != part:
                 built.entry.path.unlink()
     with pytest.raises(EngineError, match=r"no size in .* has both an encoder and a decoder\. Build them with: "):
@@ -208,7 +212,7 @@ def test_a_size_without_its_other_half_is_refused(rtx, card, tiny_bundle, tmp_pa
 
 
 def test_an_engine_that_the_runtime_refuses_names_the_command(rtx, card, tiny_bundle, tmp_path):
-    build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", [(32, 64)], engine_dir=tmp_path)
+    build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", {(32, 64): 2}, engine_dir=tmp_path)
     rtx.gpu.compute_capability = "12.0"  # and the driver, which was asked before, says 8.6
     with pytest.raises(
         EngineError, match=r"expecting compute 12\.0.*Build it anew with: sctrt build-engine .*32,32,64"
@@ -251,7 +255,7 @@ def device(shim_gpu):
 
 
 def built_pair(bundle, runtime, precision, folder, size=(64, 96)):
-    build.build_engines(bundle, runtime, precision, [size], max_batch=2, engine_dir=folder)
+    build.build_engines(bundle, runtime, precision, {size: 2}, engine_dir=folder)
     where = {"device": "cuda:0", "precision": precision, "size": size, "engine_dir": folder}
     return [engines.load(bundle, part, runtime, **where) for part in ("encoder", "decoder")]
 
@@ -371,7 +375,16 @@ def test_the_default_box_is_an_adults_and_the_default_runtime_the_first_installe
     code, said = run(tiny_bundle.path, "--precision", "fp32", "--max-batch", 1)
     assert code == 0, said
     assert "475 x 80 x 140 voxels: slices of 96 x 160, 480 x 96, 480 x 160 pixels" in said
-    assert "building for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1" in said
+    assert "building for 8.0, 8.6, 8.9, 12.0, 12.1," in said  # 7.5 has fp16 alone
+
+
+@pytest.mark.parametrize("gb", [8, 16, 24, 80])
+def test_a_plan_is_printed_and_nothing_built(run, no_card, tiny_bundle, tmp_path, gb):
+    code, said = run(tiny_bundle.path, "--shape", "1000,400,400", "--plan", "--vram-gb", gb)
+    assert code == 0, said
+    ((peak, budget),) = re.findall(r"peak +(\d+\.\d\d) GB of (\d+\.\d\d) GB", said)
+    assert 0 < float(peak) <= float(budget) == gb
+    assert not (tmp_path / "engines").exists()
 
 
 def test_a_pets_body_box_is_taken(run, rtx, no_card, tiny_bundle, nac_body, tmp_path):
@@ -394,6 +407,7 @@ def test_a_pets_body_box_is_taken(run, rtx, no_card, tiny_bundle, nac_body, tmp_
         (["--runtime", "openvino"], "tensorrt"),
         (["--precision", "int8"], "int8"),
         (["--max-batch", "0"], "max-batch"),
+        (["--plan"], "--plan needs --vram-gb"),
     ],
 )
 def test_wrong_usage_exits_with_2(run, rtx, no_card, options, message):

@@ -376,8 +376,8 @@ def tensorrt(shim_gpu, monkeypatch):
 
 
 def build_engines(bundle, box, folder, max_batch=3):
-    sizes = build.slice_sizes(box, bundle.manifest.architecture.factor)
-    build.build_engines(bundle, "tensorrt-rtx", "fp32", sizes, max_batch=max_batch, engine_dir=folder)
+    sizes = dict.fromkeys(build.engines_of(plan.plan_for(bundle, tuple(box), "fp32")), max_batch)
+    build.build_engines(bundle, "tensorrt-rtx", "fp32", sizes, engine_dir=folder)
     return sizes
 
 

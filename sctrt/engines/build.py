@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -14,13 +13,12 @@ from .. import gpus
 from ..bundle import Bundle
 from ..errors import DeviceError, EngineError
 from ..gpus import Card
-from ..planes import PLANES, SIZE_STEP, padded_size
+from ..plan import Plan, Size
 from . import BuiltRuntime, Part, cache, tensorrt
 from .network import KEEP_FP32, fixed_network
 
-ADULT_BOX_MM = (1900.0, 320.0, 560.0)  # (z, y, x) head to toes, arms at the sides, and the margin of a body box
-MAX_BATCH = 8  # slices; more fill a GPU no better, and an engine's memory is planned for as many
 PERCENT = 100
+ONLY_FP16 = {"7.5"}  # for which TensorRT-RTX 1.7 has neither products of fp32 matrices nor bf16
 DURATION = {"tensorrt": "minutes: it times kernels on the GPU", "tensorrt-rtx": "seconds: the GPU's kernels come later"}
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -33,24 +31,20 @@ class Built(NamedTuple):
     fresh: bool  # built by this call
 
 
-def adult_shape(spacing_mm: float) -> tuple[int, int, int]:
-    """(z, y, x) of an adult's body box on a grid of this spacing."""
-    z, y, x = (ceil(extent / spacing_mm) for extent in ADULT_BOX_MM)
-    return z, y, x
-
-
-def slice_sizes(shape: tuple[int, int, int], factor: int) -> list[tuple[int, int]]:
-    """(height, width) of the engines that a volume of `shape` (z, y, x) needs: one for each size that planes share."""
-    return sorted({padded_size(shape, plane, max(SIZE_STEP, factor)) for plane in PLANES})
+def engines_of(plan: Plan) -> dict[Size, int]:
+    """The engines that a plan needs: (height, width) of slices or tiles -> slices of one call at most."""
+    batches: dict[Size, int] = {}
+    for plane in plan.planes:
+        batches[plane.engine] = max(plane.batch, batches.get(plane.engine, 1))
+    return dict(sorted(batches.items()))
 
 
 def build_engines(
     bundle: Bundle,
     runtime: BuiltRuntime,
     precision: str,
-    sizes: Sequence[tuple[int, int]],
+    sizes: Mapping[Size, int],
     *,
-    max_batch: int = MAX_BATCH,
     targets: Sequence[str] = (),
     engine_dir: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -59,8 +53,7 @@ def build_engines(
     """Builds what is not there yet, for this machine's first GPU or ahead of time for others.
 
     Args:
-        sizes: (height, width) of slices in pixels, as `slice_sizes` makes them.
-        max_batch: slices of one call at most.
+        sizes: (height, width) of slices in pixels -> slices of one call at most, as `engines_of` makes them.
         targets: compute capabilities, "8.6"; TensorRT-RTX only. By default that of the GPU that is there, else all
             that this TensorRT-RTX can build for.
         engine_dir: see `cache.engine_directory`.
@@ -74,12 +67,12 @@ def build_engines(
     """
     trt = tensorrt.import_module(runtime)
     card = next(iter(gpus.present()), None)
-    targets = _targets(trt, runtime, targets, card)
+    targets = _targets(trt, runtime, precision, targets, card)
     folder = cache.engine_directory(engine_dir)
     _check_folder(folder)
     built = []
     parts: tuple[Part, ...] = get_args(Part)
-    for height, width in sizes:
+    for (height, width), max_batch in sizes.items():
         for part in parts:
             wanted = cache.Wanted(
                 bundle, part, runtime, trt.__version__, precision, KEEP_FP32[precision], height, width, card
@@ -168,7 +161,7 @@ class _Order(NamedTuple):
             raise _unwritable(self.folder, error) from error
 
 
-def _targets(trt, runtime: BuiltRuntime, targets: Sequence[str], card: Card | None) -> tuple[str, ...]:
+def _targets(trt, runtime: BuiltRuntime, precision: str, targets: Sequence[str], card: Card | None) -> tuple[str, ...]:
     if runtime == "tensorrt" and card is None:
         raise DeviceError(
             "TensorRT builds an engine on the GPU that will run it, and no GPU is here; build on that machine, or use "
@@ -176,7 +169,8 @@ def _targets(trt, runtime: BuiltRuntime, targets: Sequence[str], card: Card | No
         )
     if card and not targets:
         return (card.compute_capability,)
-    return tuple(targets) or tuple(tensorrt.compute_capabilities(trt))
+    all_there_are = tensorrt.compute_capabilities(trt)
+    return tuple(targets) or tuple(name for name in all_there_are if precision == "fp16" or name not in ONLY_FP16)
 
 
 def _whole(entry: cache.Entry) -> bool:

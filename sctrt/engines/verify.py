@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from .. import engines, gpus, ops
 from ..bundle import Bundle, Manifest
+from ..device import Device, Host
 from ..errors import EngineError
 from ..preprocess import Grid, compress, position
 from . import Engine, cache
@@ -38,33 +39,6 @@ OTHER_PRECISION = {
     "bf16": "use --precision fp16 or fp32",
     "fp32": "use --runtime torch, and report it",
 }
-
-
-class Device(Protocol):
-    """As much of sctrt.device as is needed here."""
-
-    name: str
-
-    @property
-    def stream(self) -> int: ...
-    def put(self, array: NDArray[Any]) -> Any: ...
-    def get(self, array: Any) -> NDArray[Any]: ...
-    def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> Any: ...
-
-
-class _Host:
-    """Arrays of the oracle."""
-
-    name, stream = "cpu", 0
-
-    def put(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array
-
-    def get(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array
-
-    def empty(self, shape: tuple[int, ...], dtype: str = "float32") -> NDArray[Any]:
-        return np.empty(shape, dtype)
 
 
 @dataclass(frozen=True)
@@ -122,7 +96,7 @@ def verify(bundle: Bundle, encoder: Any, decoder: Any, device: Device, oracle: s
     ours = _run(bundle, encoder, decoder, device, images)
     runtime, _ = engines.choose(oracle, "cpu")
     oracle_encoder, oracle_decoder = engines.load(bundle, "encoder", runtime), engines.load(bundle, "decoder", runtime)
-    theirs = _run(bundle, oracle_encoder, oracle_decoder, _Host(), images)
+    theirs = _run(bundle, oracle_encoder, oracle_decoder, Host(), images)
     difference = np.abs(ours.hu - theirs.hu)
     card = gpus.card(device.name)
     if not np.isfinite(difference).all():
