@@ -16,7 +16,7 @@ from sctrt.files import write_json
 from sctrt.plan import Grids, Network, engine_size, gpu_plan
 
 SHAPE = (1000, 400, 400)
-CARDS_GB = (8, 16, 24, 80)
+CARDS_GB = (4, 6, 8, 16, 24, 80)
 PRECISION = "fp16"
 
 

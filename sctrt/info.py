@@ -8,8 +8,9 @@ from typing import Any
 
 from . import bundle as bundles
 from . import engines, gpus, ops
+from .device import open_device
 from .engines import cache
-from .errors import SctrtError
+from .errors import DeviceError, SctrtError
 
 # Other than runtimes: package -> (the names it goes by, pip line).
 HELPERS = {
@@ -63,6 +64,10 @@ def _chosen(device: str) -> str:
         runtime, reason = engines.choose("auto", device)
     except SctrtError as error:
         return f"none ({error})"
+    try:
+        open_device(device)
+    except DeviceError as error:
+        return f"none ({error}); where that is mended, {runtime} ({reason})"
     return f"{runtime} ({reason})"
 
 

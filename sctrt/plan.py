@@ -98,10 +98,10 @@ class Plan:
 
     def text(self) -> str:
         """As a table."""
-        lines = [f"{'plane':<10}{'slices':>8}{'of pixels':>14}{'at a time':>11}{'engine':>14}"]
+        lines = [f"{'plane':<10}{'slices':>8}{'of pixels':>14}{'at a time':>11}{'engine':>20}"]
         for p in self.planes:
             engine = f"{p.engine[0]} x {p.engine[1]}" + (" tiles" if p.tiled else "")
-            lines.append(f"{p.plane:<10}{p.slices:>8}{f'{p.height} x {p.width}':>14}{p.batch:>11}{engine:>14}")
+            lines.append(f"{p.plane:<10}{p.slices:>8}{f'{p.height} x {p.width}':>14}{p.batch:>11}{engine:>20}")
         if self.budget is not None:
             phases = {"preprocess": self.preprocess, "network": self.network, "output": self.output}
             lines += [f"{name:<10}{size / GB:>8.2f} GB" for name, size in phases.items()]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import stand_in_tensorrt
 from sctrt import bundle as bundles
 from sctrt import cli, engines, gpus, ops, plan
-from sctrt.engines import build, cache, tensorrt, verify
+from sctrt.engines import build, cache, network, tensorrt, verify
 from sctrt.errors import DeviceError, EngineError, OutOfMemory
 
 CARD = gpus.Card("Stand-in RTX 3060", "8.6", 12_000_000_000)
@@ -369,6 +369,25 @@ def test_the_command_builds_with_the_real_tensorrt_rtx(run, no_card, tiny_bundle
     code, out = run("--json", command="info")
     facts = json.loads(out)["engines"]
     assert facts["count"] == 4 and facts["MB"] > 0 and facts["folder"] == str(tmp_path / "engines")
+
+
+def test_a_real_plan_passes_every_check_that_needs_no_gpu(no_card, tiny_bundle):
+    """Without a driver TensorRT-RTX checks header, version and size, and stops where it would ask for the GPU."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    if ops.cuda_device_count():
+        pytest.skip("a GPU is here, which takes the plan")
+    a = tiny_bundle.manifest.architecture
+    onnx_bytes = network.fixed_network(tiny_bundle.encoder_onnx, "encoder", a, 32, 64, "fp16")
+    plan = tensorrt.build(trt, onnx_bytes, max_batch=2, targets=["8.6", "8.9", "12.0"]).data
+
+    def words(data):
+        log = tensorrt._log(trt)
+        assert trt.Runtime(log).deserialize_cuda_engine(data) is None
+        return " ".join(log.errors)
+
+    assert "Serialization" not in words(plan) and "driver" in words(plan)
+    for damaged in (plan[:-1], b"x" + plan[1:], b"nothing of the kind" * 99):
+        assert "Serialization assertion" in words(damaged)
 
 
 def test_the_default_box_is_an_adults_and_the_default_runtime_the_first_installed(run, rtx, no_card, tiny_bundle):

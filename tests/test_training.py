@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sctrt import Synthesizer, Volume, VolumeError, bundle, ops
 from sctrt.bundle import Architecture, Normaliser
-from sctrt.planes import PLANES, padded_size, slice_axis
+from sctrt.planes import PLANES, SIZE_STEP, padded_size, slice_axis
 from sctrt.preprocess import AIR_INPUT, compress, network_input
 from sctrt.units import HU_MAX, HU_MIN, hu_to_network, network_to_hu
 
@@ -171,6 +171,28 @@ def test_random_slices_are_slices_of_the_cases(cohort):
     other = next(iter(RandomSlices(cases, TINY, seed=2)))[0]
     first = next(iter(RandomSlices(cases, TINY, seed=1)))[0]
     assert other.shape != first.shape or not torch.equal(other, first)
+
+
+def test_half_of_the_batches_are_padded_as_engines_pad(cohort):
+    case = load_case(case_folders(cohort / "train")[0], TINY)
+    z, y, x = case.ct.shape
+    stream = iter(RandomSlices([case], TINY, seed=3))
+    sizes = [tuple(next(stream)[1].shape[2:]) for _ in range(200)]
+    engine = [size for size in sizes if size[0] % SIZE_STEP == 0 and size[1] % SIZE_STEP == 0]
+    assert 60 < len(engine) < 140
+    assert max(max(size) for size in sizes) < max(z, y, x) + 2 * SIZE_STEP
+
+
+def test_padding_is_air(cohort):
+    case = load_case(case_folders(cohort / "train")[0], TINY)
+    index = np.array([3])
+    pet, ct = take_slices(case, "axial", index, slice(None), 4)
+    height, width = ct.shape[2:]
+    wide_pet, wide_ct = take_slices(case, "axial", index, slice(None), SIZE_STEP, (SIZE_STEP, 0))
+    assert wide_ct.shape[2] == -(-height // SIZE_STEP) * SIZE_STEP + SIZE_STEP
+    for wide, plain in ((wide_pet, pet), (wide_ct, ct)):
+        assert torch.equal(wide[:, :, :height, :width], plain)
+        assert (wide[:, :, height:] == -1).all() and (wide[:, :, :, width:] == -1).all()
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
