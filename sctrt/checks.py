@@ -16,6 +16,7 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.0  # outside them lie metal, ringing a
 # Reconstruction noise and ringing reach a small share of the uptake; a CT's air (-1000 HU) exceeds all but dense bone.
 MAX_NEGATIVE_RATIO = 0.5
 LOOKS_LIKE_HU = -500.0  # a value below this in a mostly negative image is lung or air in HU
+MAX_CT_MIN = -200.0  # HU; every CT that holds more than organs has air, lung or fat below
 
 
 def check_pet(volume: Volume) -> None:
@@ -32,6 +33,31 @@ def check_pet(volume: Volume) -> None:
         raise VolumeError(f"expected a PET volume, got one in {volume.unit}; pass the PET, not the CT or mu-map")
     _check_grid(volume)
     _check_samples(volume)
+
+
+def check_ct(volume: Volume, name: str = "CT") -> None:
+    """Refuses what is clearly no CT in Hounsfield units.
+
+    Args:
+        volume: [z, y, x] HU.
+        name: of the volume, for the message.
+
+    Raises:
+        VolumeError: another unit, non-finite samples, or none as low as air, lung or fat.
+    """
+    if volume.unit != "HU":
+        raise VolumeError(
+            f"expected the {name} in HU, got the unit {volume.unit!r}; pass Volume(..., unit='HU') if it is one"
+        )
+    if not np.isfinite(volume.array).all():
+        raise VolumeError(f"expected finite HU, got NaN or infinity in the {name}; mend or crop it")
+    lowest, highest = float(volume.array.min()), float(volume.array.max())
+    if lowest > MAX_CT_MIN:
+        hint = "this looks like a mu-map or PET" if highest < 1 else "is it stored with an offset of 1000 or 1024?"
+        raise VolumeError(
+            f"expected the {name} in HU, with air near -1000, got {lowest:g} to {highest:g}; {hint}; "
+            "pass a CT in Hounsfield units"
+        )
 
 
 def _check_grid(volume: Volume) -> None:

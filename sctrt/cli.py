@@ -127,6 +127,45 @@ def synthesize(
 
 
 @app.command()
+def mu_map(
+    ct: Annotated[Path, typer.Argument(help="CT or synthetic CT in HU, NIfTI.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where the map [1/cm] goes: .nii.gz, .nii, or .hv (Interfile, STIR).")
+    ],
+    convention: Annotated[
+        Literal["carney", "stir", "stir-ge", "niftypet"], typer.Option(help="Of HU to mu at 511 keV.")
+    ] = "carney",
+    kvp: Annotated[int | None, typer.Option(help="Tube voltage of the CT [kV]; carney and stir-ge: 120.")] = None,
+    fwhm_mm: Annotated[float, typer.Option(min=0, max=50, help="Gaussian to the PET's resolution [mm].")] = 0.0,
+    hardware: Annotated[
+        Path | None, typer.Option(help="Map [1/cm] of table and coils that is added, NIfTI, on any grid.")
+    ] = None,
+) -> None:
+    """Attenuation map at 511 keV [1/cm] of a CT, on the CT's grid."""
+    from . import interfile
+    from .attenuation import line
+    from .checks import check_ct
+    from .mu_map import mu_map as make
+    from .nifti import load
+
+    _check_outputs(ct, {output: (*NIFTI, ".hv")})
+    try:
+        line(convention, kvp)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    volume = load(ct, unit="HU")
+    check_ct(volume)
+    added = load(hardware, unit="1/cm") if hardware else None
+    made = make(volume, convention=convention, kvp=kvp, fwhm_mm=fwhm_mm, hardware=added)
+    how = f"linear attenuation at 511 keV in 1/cm by {convention}" + (f" at {kvp} kVp" if kvp else "")
+    if output.suffix.lower() == ".hv":
+        interfile.save(made, output, what=how)
+    else:
+        made.save(output)
+    _say(f"{output}: {how}, 0 to {float(made.array.max()):.4f}")
+
+
+@app.command()
 def simulate(
     output: OutputOption,
     seed: Annotated[int, typer.Option(min=0, help="Of body, uptake and noise.")] = 0,

@@ -35,6 +35,25 @@ def rng():
     return np.random.default_rng(20240)
 
 
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs `sctrt ARGS` in this process; returns (exit code, standard output, standard error)."""
+
+    from sctrt import cli
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["sctrt", *map(str, args)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
 class OnGpu:
     """Puts NumPy arrays on the GPU and takes them back, with CuPy or PyTorch, whichever is there."""
 

@@ -4,31 +4,13 @@ import gzip
 import json
 import re
 import shutil
-import sys
 
 import nibabel
 import numpy as np
 import pytest
 
 from conftest import as_nibabel
-from sctrt import cli, nifti
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs `sctrt ARGS` in this process; returns (exit code, standard output, standard error)."""
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["sctrt", *map(str, args)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+from sctrt import nifti
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "plan": {"errors", "planes", "bundle", "engines", "tiles"},
     "tiles": set(),
     "run": {"errors", "units", "planes", "ops", "bundle", "engines", "device", "preprocess", "plan", "tiles"},
+    "interfile": {"errors", "volume", "files"},
+    "mu_map": {"errors", "volume", "attenuation", "preprocess"},
     "pipeline": {
         *("errors", "units", "attenuation", "planes", "volume", "nifti", "checks", "ops", "bundle", "preprocess"),
         *("engines", "device", "plan", "run"),
