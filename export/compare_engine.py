@@ -13,7 +13,6 @@ import typer
 from sctrt import bundle as bundles
 from sctrt import engines
 from sctrt.device import open_device
-from sctrt.engines.build import engines_of
 from sctrt.engines.verify import describe, verify
 from sctrt.plan import adult_shape, plan_for
 
@@ -28,7 +27,7 @@ def main(
     bundle, device = bundles.load(model), open_device("cuda")
     z, y, x = (int(n) for n in shape.split(",")) if shape else adult_shape(bundle.manifest.spacing_mm)
     options = {"device": device.name, "precision": precision, "engine_dir": engine_dir}
-    for size in engines_of(plan_for(bundle, (z, y, x), precision)):
+    for size in plan_for(bundle, (z, y, x), precision).engines():
         encoder, decoder = (
             engines.load(bundle, part, runtime, size=size, **options) for part in ("encoder", "decoder")
         )

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from sctrt import bundle as bundles
-from sctrt.engines.build import build_engines, engines_of
+from sctrt.engines.build import build_engines
 from sctrt.plan import adult_shape, plan_for
 
 
@@ -29,7 +29,7 @@ def main(
         bundle,
         runtime,
         precision,
-        engines_of(plan_for(bundle, (z, y, x), precision)),
+        plan_for(bundle, (z, y, x), precision).engines(),
         targets=targets.split(",") if targets else (),
         engine_dir=engine_dir,
         say=print,

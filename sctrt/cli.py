@@ -299,7 +299,7 @@ def build_engine(
     if plan_only and budget is None:
         raise typer.BadParameter("--plan needs --vram-gb where no GPU is, to plan for")
     plan = plan_for(bundle, given, precision, budget)
-    slices = ", ".join(f"{height} x {width}" for height, width in sorted({plane.engine for plane in plan.planes}))
+    slices = ", ".join(f"{height} x {width}" for height, width in plan.engines())
     _say(f"{manifest.name} for a body box of {' x '.join(map(str, given))} voxels: slices of {slices} pixels")
     if plan_only:
         print(plan.text())
@@ -308,7 +308,7 @@ def build_engine(
     _need("onnx", "building engines", chosen)
     from .engines import build
 
-    sizes = {size: max_batch or batch for size, batch in build.engines_of(plan).items()}
+    sizes = {size: max_batch or batch for size, batch in plan.engines().items()}
     with _EngineProgress() as progress:
         built = build.build_engines(
             bundle,

@@ -72,6 +72,13 @@ class Plan:
     def peak(self) -> int:
         return max(self.preprocess, self.network, self.output)
 
+    def engines(self) -> dict[Size, int]:
+        """What is to be built: (height, width) of slices or tiles -> slices of one call at most."""
+        batches: dict[Size, int] = {}
+        for plane in self.planes:
+            batches[plane.engine] = max(plane.batch, batches.get(plane.engine, 1))
+        return dict(sorted(batches.items()))
+
     def facts(self) -> dict:
         """For a report, sizes in GB."""
         planes = {

@@ -116,7 +116,7 @@ def test_engines_are_built_and_compared_with_pytorch(tensorrt_on_a_gpu, tiny_bun
     import to_engine
 
     options = {"runtime": "tensorrt-rtx", "precision": "fp32", "shape": "40,60,64", "engine_dir": tensorrt_on_a_gpu}
-    to_engine.main(tiny_bundle.path, max_batch=2, targets="", **options)
+    to_engine.main(tiny_bundle.path, targets="", **options)
     assert capsys.readouterr().out.count(": built") == 2  # 64 x 64 alone
     compare_engine.main(tiny_bundle.path, **options)
     assert "64 x 64: 0.0" in (said := capsys.readouterr().out) and "against torch" in said

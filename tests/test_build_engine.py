@@ -69,7 +69,7 @@ def test_an_adults_body_box_is_in_voxels():
 
 @given(st.tuples(*(st.integers(1, 900) for _ in range(3))))
 def test_each_planes_slices_are_held_by_a_size(tiny_bundle, shape):
-    sizes = build.engines_of(plan.plan_for(tiny_bundle, shape, "fp16"))
+    sizes = plan.plan_for(tiny_bundle, shape, "fp16").engines()
     z, y, x = shape
     for height, width in ((y, x), (z, x), (z, y)):
         assert any(0 <= h - height < 32 and 0 <= w - width < 32 for h, w in sizes)
@@ -78,12 +78,12 @@ def test_each_planes_slices_are_held_by_a_size(tiny_bundle, shape):
 
 
 def test_a_cube_needs_one_size(tiny_bundle):
-    assert build.engines_of(plan.plan_for(tiny_bundle, (256, 250, 230), "fp16")).keys() == {(256, 256)}
+    assert plan.plan_for(tiny_bundle, (256, 250, 230), "fp16").engines().keys() == {(256, 256)}
 
 
 def test_on_a_small_card_tiles_are_built(tiny_bundle):
     ample, short = (plan.plan_for(tiny_bundle, (2000, 1500, 1500), "fp32", budget) for budget in (None, 620_000_000))
-    assert (256, 256) in build.engines_of(short) and (256, 256) not in build.engines_of(ample)
+    assert (256, 256) in short.engines() and (256, 256) not in ample.engines()
 
 
 # Building

@@ -376,7 +376,7 @@ def tensorrt(shim_gpu, monkeypatch):
 
 
 def build_engines(bundle, box, folder, max_batch=3):
-    sizes = dict.fromkeys(build.engines_of(plan.plan_for(bundle, tuple(box), "fp32")), max_batch)
+    sizes = dict.fromkeys(plan.plan_for(bundle, tuple(box), "fp32").engines(), max_batch)
     build.build_engines(bundle, "tensorrt-rtx", "fp32", sizes, engine_dir=folder)
     return sizes
 

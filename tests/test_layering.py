@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "preprocess": {"errors", "volume", "ops", "bundle", "device"},
     "model": {"errors", "units", "bundle", "preprocess", "files"},
     "gpus": set(),
-    "engines": {"errors", "bundle", "files", "gpus", "model", "ops", "planes", "preprocess"},
+    "engines": {"errors", "bundle", "device", "files", "gpus", "model", "ops", "planes", "preprocess"},
     "plan": {"errors", "planes", "bundle", "engines", "tiles"},
     "tiles": set(),
     "run": {"errors", "units", "planes", "ops", "bundle", "engines", "device", "preprocess", "plan", "tiles"},

@@ -13,7 +13,6 @@ from .. import gpus
 from ..bundle import Bundle
 from ..errors import DeviceError, EngineError
 from ..gpus import Card
-from ..plan import Plan, Size
 from . import BuiltRuntime, Part, cache, tensorrt
 from .network import KEEP_FP32, fixed_network
 
@@ -31,19 +30,11 @@ class Built(NamedTuple):
     fresh: bool  # built by this call
 
 
-def engines_of(plan: Plan) -> dict[Size, int]:
-    """The engines that a plan needs: (height, width) of slices or tiles -> slices of one call at most."""
-    batches: dict[Size, int] = {}
-    for plane in plan.planes:
-        batches[plane.engine] = max(plane.batch, batches.get(plane.engine, 1))
-    return dict(sorted(batches.items()))
-
-
 def build_engines(
     bundle: Bundle,
     runtime: BuiltRuntime,
     precision: str,
-    sizes: Mapping[Size, int],
+    sizes: Mapping[tuple[int, int], int],
     *,
     targets: Sequence[str] = (),
     engine_dir: Path | None = None,
@@ -53,7 +44,7 @@ def build_engines(
     """Builds what is not there yet, for this machine's first GPU or ahead of time for others.
 
     Args:
-        sizes: (height, width) of slices in pixels -> slices of one call at most, as `engines_of` makes them.
+        sizes: (height, width) of slices in pixels -> slices of one call at most, as `plan.Plan.engines` gives them.
         targets: compute capabilities, "8.6"; TensorRT-RTX only. By default that of the GPU that is there, else all
             that this TensorRT-RTX can build for.
         engine_dir: see `cache.engine_directory`.

@@ -17,7 +17,7 @@ from .. import nifti
 from ..cases import CT, NAC
 from ..checks import check_pet
 from ..errors import VolumeError
-from ..planes import PLANES, SIZE_STEP, Plane, slice_axis
+from ..planes import PLANES, SIZE_STEP, Plane, padded_size, slice_axis
 from ..preprocess import AIR_INPUT, network_input, to_grid
 from ..units import HU_AIR, hu_to_network
 from ..volume import Volume
@@ -133,10 +133,11 @@ class RandomSlices(IterableDataset):
             z = case.ct.shape[0]
             length = z if axis == 0 else self._window(z, rng)
             start = int(rng.integers(z - length + 1))
-            area = case.ct.size // case.ct.shape[axis] * (1 if axis == 0 else length / z)
-            count = max(1, round(self.config.pixels / area))
+            multiple, wider = self._padding(rng)
+            height, width = padded_size((length, *case.ct.shape[1:]), plane, multiple)
+            count = max(1, round(self.config.pixels / ((height + wider[0]) * (width + wider[1]))))
             index = rng.integers(0, case.ct.shape[axis], count)
-            pet, ct = take_slices(case, plane, index, slice(start, start + length), *self._padding(rng))
+            pet, ct = take_slices(case, plane, index, slice(start, start + length), multiple, wider)
             gain = float(np.exp(GAIN_JITTER * rng.standard_normal()))
             scales = len(self.config.normaliser.scales)
             pet[:, :scales] = scale_pet(pet[:, :scales], gain, self.config.normaliser.exponent)
