@@ -12,11 +12,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from .errors import VolumeError
 from .files import replaced_when_whole
+from .orientation import lps
 from .volume import Volume
 
 LPS_TO_STIR = np.diag([1.0, 1.0, -1.0, 1.0])
@@ -85,13 +85,13 @@ def save(volume: Volume, path: str | os.PathLike[str], what: str = "") -> None:
 
 def _stir_order(volume: Volume) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Samples [z, y, x] in STIR's axes, and the diagonal affine of voxel (x, y, z) to them [mm]."""
-    affine = LPS_TO_STIR @ volume.affine
-    orientation = io_orientation(affine)
-    affine = affine @ inv_ornt_aff(orientation, volume.array.T.shape)
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    ordered = lps(volume)
+    directions = ordered.affine[:3, :3] / np.linalg.norm(ordered.affine[:3, :3], axis=0)
     if np.abs(directions - np.eye(3)).max() > MAX_TILT:
         raise VolumeError(
             f"expected a grid along the patient's axes for Interfile, got a tilted one: {volume.affine.tolist()}; "
             "write NIfTI, or resample the CT to a grid that is not tilted"
         )
-    return np.ascontiguousarray(apply_orientation(volume.array.T, orientation).T, dtype="<f4"), affine
+    last = np.diag([1.0, 1.0, -1.0, 1.0])  # voxel (x, y, z) counted from the head -> from the feet
+    last[2, 3] = ordered.shape[0] - 1
+    return np.ascontiguousarray(ordered.array[::-1], dtype="<f4"), LPS_TO_STIR @ ordered.affine @ last

@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "plan": {"errors", "planes", "bundle", "engines", "tiles"},
     "tiles": set(),
     "run": {"errors", "units", "planes", "ops", "bundle", "engines", "device", "preprocess", "plan", "tiles"},
-    "interfile": {"errors", "volume", "files"},
+    "orientation": {"volume"},
+    "interfile": {"errors", "volume", "files", "orientation"},
     "mu_map": {"errors", "volume", "attenuation", "preprocess"},
     "pipeline": {
         *("errors", "units", "attenuation", "planes", "volume", "nifti", "checks", "ops", "bundle", "preprocess"),
@@ -42,7 +43,9 @@ MAY_IMPORT = {
     "physics": {"errors", "volume", "attenuation"},
     "phantom": {"errors", "units", "volume"},
     "cases": {"errors", "volume", "nifti", "files", "phantom", "physics"},
-    "evaluation": {"errors", "volume", "attenuation", "units", "files"},
+    "evaluation": {
+        *("errors", "volume", "attenuation", "units", "files", "nifti", "checks", "orientation", "preprocess"),
+    },
     "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
     "training": {
         *("errors", "units", "planes", "volume", "nifti", "files", "ops", "bundle", "preprocess", "model"),
@@ -68,7 +71,7 @@ HEAVY = {
     "tensorrt_rtx": ("engines/tensorrt.py",),
     "cupy": ("device.py",),
     "pydicom": ("dicom.py", "dicom/"),
-    "matplotlib": ("preview.py",),
+    "matplotlib": ("preview.py", "evaluation/figures.py"),
     "typer": ("cli.py",),
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -122,9 +122,14 @@ def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float | None:
     return 2 * int((one & other).sum()) / total if total else None
 
 
+def same_grid(one: Volume, other: Volume) -> bool:
+    """Whether every voxel of two volumes lies at the same place, as far as float32 headers can tell."""
+    far = np.array([*one.shape[::-1], 1.0])
+    return one.shape == other.shape and (np.abs(one.affine - other.affine)[:3] @ far).max() <= MAX_GRID_DRIFT_MM
+
+
 def _check_pair(sct: Volume, ct: Volume) -> None:
-    far = np.array([*ct.shape[::-1], 1.0])
-    if sct.shape != ct.shape or (np.abs(sct.affine - ct.affine)[:3] @ far).max() > MAX_GRID_DRIFT_MM:
+    if not same_grid(sct, ct):
         raise VolumeError(
             f"expected both CTs on the same grid, got the synthetic one as {sct.shape} at {sct.affine.tolist()} and "
             f"the true one as {ct.shape} at {ct.affine.tolist()}; resample the true CT to the synthetic one's grid"

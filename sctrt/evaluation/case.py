@@ -1,0 +1,157 @@
+"""Everything that is measured on one synthetic CT, as one record for JSON, tables and the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from ..attenuation import DEFAULT_KVP, hu_to_mu
+from ..errors import VolumeError
+from ..preprocess import Grid, to_grid
+from ..units import HU_AIR
+from ..volume import Volume
+from . import bicmac
+from .contour import ContourErrors, contour_errors
+from .histogram import Histograms, histograms
+from .jaggedness import Jaggedness, jaggedness
+from .lines import LineErrors, line_errors
+from .metrics import BODY_ABOVE, DILATION_MM, body_mask
+from .pairs import Pair, make_pair
+from .regions import RegionErrors, overlaps, region_errors
+from .similarity import similarity
+from .uncertainty import Calibration, calibration
+
+# Above these the report warns. A contour 4 mm too wide has no HU error in the body and raises SUV by 6 %.
+MAX_CONTOUR_BIAS_MM = 2.0
+MAX_LINE_PERCENT = 5.0
+MAX_SURFACE_SHARE = 1.5  # MAE in the dilated mask over that in the body
+
+
+class Case(BaseModel):
+    """One synthetic CT measured against the true one. Lengths are mm, errors synthetic minus true."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape_zyx: tuple[int, int, int]  # of the synthetic CT, axes in LPS order
+    spacing_zyx_mm: tuple[float, float, float]
+    kvp: int
+    notes: list[str]  # what was done to compare the two
+    warnings: list[str]  # what HU errors in the body do not show
+    body: RegionErrors
+    dilated_12mm: RegionErrors
+    dice: dict[str, float | None]
+    contour: ContourErrors | None
+    lines: LineErrors
+    jaggedness: dict[str, Jaggedness | None]  # by axis
+    histogram: Histograms
+    bicmac: dict[str, float]
+    uncertainty: Calibration | None = None
+    pet_ac: dict[str, Any] | None = None  # of the corrected PET, where it was simulated or given
+
+
+def evaluate(
+    sct: Volume,
+    ct: Volume,
+    *,
+    uncertainty: Volume | None = None,
+    organs: Volume | None = None,
+    kvp: int = DEFAULT_KVP,
+) -> Case:
+    """Measures a synthetic CT against the true one.
+
+    Args:
+        sct: [z, y, x] HU.
+        ct: [z, y, x] HU, on any grid, in any orientation: it is resampled to the synthetic one's.
+        uncertainty: [z, y, x] HU, of the synthetic CT; on any grid.
+        organs: [z, y, x] TotalSegmentator labels, for BIC-MAC's exclusion around the liver's dome; on any grid.
+        kvp: tube voltage [kV] of the conventions that have one.
+
+    Raises:
+        VolumeError: unfit volumes, other bodies, no body.
+        ValueError: Carney 2006 has no line for this tube voltage.
+    """
+    return evaluate_pair(make_pair(sct, ct), uncertainty=uncertainty, organs=organs, kvp=kvp)
+
+
+def evaluate_pair(
+    pair: Pair, *, uncertainty: Volume | None = None, organs: Volume | None = None, kvp: int = DEFAULT_KVP
+) -> Case:
+    """The same of two CTs that are on one grid already."""
+    alike = similarity(pair.sct, pair.ct, pair.masks)
+    body, dilated = (region_errors(pair.sct[m], pair.ct[m], alike[name], kvp) for name, m in pair.masks.items())
+    synthetic_body = body_mask(Volume(pair.sct, pair.affine, "HU"))
+    contour = contour_errors(synthetic_body, pair.body, pair.spacing) if synthetic_body.any() else None
+    lines = line_errors(hu_to_mu(pair.sct, kvp) - hu_to_mu(pair.ct, kvp), pair.body, pair.spacing)
+    mu_mae = bicmac.ct_mu_map_mae(pair.sct, pair.ct, pair.body, pair.spacing, _liver(pair, organs))
+    return Case(
+        shape_zyx=_shape(pair),
+        spacing_zyx_mm=pair.spacing,
+        kvp=kvp,
+        notes=[*pair.notes],
+        warnings=_warnings(body, dilated, contour, lines),
+        body=body,
+        dilated_12mm=dilated,
+        dice=overlaps(pair.sct, pair.ct, pair.body, pair.dilated),
+        contour=contour,
+        lines=lines,
+        jaggedness=jaggedness(pair.sct, pair.ct, pair.body),
+        histogram=histograms(pair.sct[pair.body], pair.ct[pair.body]),
+        bicmac={"ct_mu_map_mae": mu_mae},
+        uncertainty=_calibration(pair, uncertainty),
+    )
+
+
+def on_pair(pair: Pair, volume: Volume, fill: float) -> NDArray[np.float32]:
+    """[z, y, x]: another volume on the pair's grid, `fill` outside."""
+    return to_grid(volume, Grid(pair.affine, _shape(pair)), fill)
+
+
+def _calibration(pair: Pair, uncertainty: Volume | None) -> Calibration | None:
+    if uncertainty is None:
+        return None
+    spread = on_pair(pair, uncertainty, 0.0)[pair.body]
+    if not np.isfinite(spread).all() or spread.min() < 0:
+        raise VolumeError(
+            "expected an uncertainty in HU, finite and 0 or more, got NaN or negative values; "
+            "pass the file of sctrt synthesize --uncertainty"
+        )
+    return calibration(spread, pair.sct[pair.body] - pair.ct[pair.body])
+
+
+def _liver(pair: Pair, organs: Volume | None) -> NDArray[np.bool_] | None:
+    if organs is None:
+        return None
+    # Of a mask, not of the labels: between two labels lie others.
+    mask = Volume((np.rint(organs.array) == bicmac.LIVER).astype(np.float32), organs.affine)
+    return on_pair(pair, mask, 0.0) >= 0.5
+
+
+def _shape(pair: Pair) -> tuple[int, int, int]:
+    nz, ny, nx = pair.ct.shape
+    return nz, ny, nx
+
+
+def _warnings(body: RegionErrors, dilated: RegionErrors, contour: ContourErrors | None, lines: LineErrors) -> list[str]:
+    found = []
+    if contour is None:
+        found.append(f"The synthetic CT holds no body: nothing in it is above {BODY_ABOVE:g} HU.")
+    elif abs(contour.bias_mm) > MAX_CONTOUR_BIAS_MM:
+        kind = "wider" if contour.bias_mm > 0 else "narrower"
+        found.append(
+            f"The synthetic body is {abs(contour.bias_mm):.1f} mm {kind} than the true one on average. "
+            "The corrected PET changes by several per cent even where the HU in the body are right."
+        )
+    if dilated.mae_hu > MAX_SURFACE_SHARE * body.mae_hu:
+        found.append(
+            f"MAE is {dilated.mae_hu:.1f} HU with {DILATION_MM:g} mm around the body, but {body.mae_hu:.1f} HU in it: "
+            f"tissue was made up outside, where air is {HU_AIR:g} HU."
+        )
+    if abs(lines.mean_percent) > MAX_LINE_PERCENT:
+        found.append(
+            f"Attenuation factors are off by {lines.mean_percent:+.1f} % on average: HU errors add up along the lines, "
+            "and the corrected PET follows."
+        )
+    return found

@@ -1,0 +1,116 @@
+"""A synthetic CT and the true one, brought to one grid and one order of axes, with the masks to compare them in.
+
+All that is measured is measured on these arrays: how the files store their axes cannot matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import check_ct
+from ..errors import VolumeError
+from ..orientation import lps
+from ..preprocess import Grid, to_grid
+from ..units import HU_AIR
+from ..volume import Volume
+from .metrics import BODY_ABOVE, DILATION_MM, body_mask, dilate, same_grid
+
+MIN_COVERED = 0.5  # of the true body's voxels that must lie in the synthetic CT; less is another patient or region
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two CTs on the synthetic one's grid, axes in LPS order; where one of them does not reach, both are air.
+
+    Args:
+        sct: [z, y, x] float32 HU.
+        ct: [z, y, x] float32 HU.
+        affine: [4, 4] voxel (x, y, z) -> LPS mm.
+        body: [z, y, x] bool, of the true CT.
+        dilated: [z, y, x] bool, the body and 12 mm around it, as far as both reach.
+        known: [z, y, x] bool, where the true CT reaches.
+        notes: what was done to bring them together.
+    """
+
+    sct: NDArray[np.float32]
+    ct: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    body: NDArray[np.bool_]
+    dilated: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """(z, y, x) voxel size [mm]."""
+        return Volume(self.ct, self.affine).spacing
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """Both masks, always: tissue that is made up outside the body shows in the second alone."""
+        return {"body": self.body, "dilated_12mm": self.dilated}
+
+
+def make_pair(sct: Volume, ct: Volume) -> Pair:
+    """Brings two CTs together.
+
+    A true CT on another grid is resampled to the synthetic one's (trilinear, finer voxels averaged).
+
+    Args:
+        sct: [z, y, x] HU.
+        ct: [z, y, x] HU, on any grid, in any orientation.
+
+    Raises:
+        VolumeError: not CTs in HU, no body in the true one, or hardly any of it in the synthetic one.
+    """
+    for name, volume in (("synthetic CT", sct), ("true CT", ct)):
+        check_ct(volume, name)
+    ordered, truth = lps(sct), lps(ct)
+    body_ml = _litres(truth) * 1000
+    if body_ml == 0:
+        raise VolumeError(
+            f"expected a body in the true CT, got no voxel above {BODY_ABOVE:g} HU; check its rescale slope"
+        )
+    hu, notes = ordered.array.astype(np.float32), []
+    known = np.ones(hu.shape, dtype=bool)
+    on_grid = truth.array.astype(np.float32)
+    if not same_grid(ordered, truth):
+        on_grid, known = _resampled(truth, ordered)
+        notes.append(
+            f"The true CT ({_grid(truth)}) was resampled to the synthetic one's grid ({_grid(ordered)}), trilinear."
+        )
+    if not known.all():
+        notes.append(
+            f"The true CT lacks {1 - known.mean():.1%} of the synthetic one's voxels: left out of all numbers."
+        )
+        hu = np.where(known, hu, np.float32(HU_AIR))
+    body = body_mask(Volume(on_grid, ordered.affine, "HU"))
+    _check_overlap(float(body.sum()) * float(np.prod(ordered.spacing)) / 1000, body_ml)
+    dilated = dilate(body, ordered.spacing, DILATION_MM) & known
+    return Pair(hu, on_grid, ordered.affine, body, dilated, known, tuple(notes))
+
+
+def _resampled(truth: Volume, like: Volume) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The true CT on another's grid [z, y, x], air outside, and where it reaches."""
+    grid = Grid(like.affine, like.shape)
+    ones = Volume(np.ones(truth.shape, np.float32), truth.affine)
+    return to_grid(truth, grid, HU_AIR), to_grid(ones, grid, 0.0) > 0.5
+
+
+def _litres(ct: Volume) -> float:
+    return float(body_mask(ct).sum()) * float(np.prod(ct.spacing)) / 1e6
+
+
+def _check_overlap(inside_ml: float, body_ml: float) -> None:
+    if inside_ml < MIN_COVERED * body_ml:
+        raise VolumeError(
+            f"expected both CTs of the same body, got {inside_ml:.0f} of {body_ml:.0f} ml of the true body inside the "
+            "synthetic CT's grid; check that the files belong together and that their affines place them alike"
+        )
+
+
+def _grid(volume: Volume) -> str:
+    return f"{' x '.join(map(str, volume.shape))} of {' x '.join(f'{step:.3g}' for step in volume.spacing)} mm"
