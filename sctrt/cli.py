@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .device import Gpu
     from .engines.cache import Fingerprint
+    from .evaluation.cohort import Files as CaseFiles
 
 NIFTI = (".nii.gz", ".nii")
 SECONDS_BETWEEN_LINES = 10
@@ -124,6 +125,65 @@ def synthesize(
     seconds = result.report["seconds"]["total"]
     _say(f"{output}: {seconds:.1f} s with {synthesizer.runtime} ({synthesizer.reason})")
     _say(result.report["model"]["intended_use"])
+
+
+@app.command()
+def evaluate(
+    sct: Annotated[Path, typer.Argument(help="Synthetic CT (HU), a folder of them, or a CSV with columns sct, ct.")],
+    ct: Annotated[
+        Path | None, typer.Argument(help="True CT (HU), or a folder with files of the same names; not with a CSV.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where all numbers go, JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also one line a case.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also the table that is printed.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also one HTML page with pictures; needs no network.")] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="Of the synthetic CT [HU], or a folder of the same names: is it calibrated?")
+    ] = None,
+    organs: Annotated[
+        Path | None, typer.Option(help="TotalSegmentator labels, for BIC-MAC's exclusion at the liver's dome.")
+    ] = None,
+    kvp: Annotated[int, typer.Option(help="Tube voltage of HU to mu [kV].")] = 120,
+) -> None:
+    """Measures synthetic CTs against true ones: HU, mu, line integrals, contour; in the body and around it."""
+    from .attenuation import line
+    from .evaluation import outputs as evaluation
+
+    try:
+        line("carney", kvp)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    wanted = evaluation.Outputs(output, csv, markdown, report)
+    endings = {output: (".json",), csv: (".csv",), markdown: (".md", ".txt"), report: (".html", ".htm")}
+    _check_outputs(sct, endings)
+    cases = _evaluation_cases(sct, ct, uncertainty, organs)
+    many = sct.is_dir() or sct.suffix.lower() == ".csv"
+    say = _say if many else lambda _: None
+    found, text = evaluation.run(cases, wanted, version=_version(), kvp=kvp, go_on=many, say=say)
+    print(text)
+    if found.failed:
+        raise SctrtError(f"{len(found.failed)} of {len(cases)} cases were left out: {', '.join(found.failed)}")
+
+
+def _evaluation_cases(sct: Path, ct: Path | None, uncertainty: Path | None, organs: Path | None) -> list[CaseFiles]:
+    """What `evaluate` was asked to compare."""
+    from .evaluation.cohort import Files, files_of_csv, files_of_folders
+
+    if sct.suffix.lower() == ".csv":
+        if ct or uncertainty or organs:
+            raise typer.BadParameter(
+                "a CSV names all files (columns sct, ct, uncertainty, organs); give nothing beside it"
+            )
+        return files_of_csv(sct)
+    if ct is None:
+        raise typer.BadParameter("expected the true CT after the synthetic one, or a CSV with the columns sct and ct")
+    if sct.is_dir():
+        if not ct.is_dir() or (uncertainty and not uncertainty.is_dir()):
+            raise typer.BadParameter("expected folders throughout, with files of the same names, or files throughout")
+        if organs:
+            raise typer.BadParameter("--organs is of one case; for many name them in a CSV (column organs)")
+        return files_of_folders(sct, ct, uncertainty)
+    return [Files(sct.name.removesuffix(".gz").removesuffix(".nii"), sct, ct, uncertainty, organs)]
 
 
 @app.command()

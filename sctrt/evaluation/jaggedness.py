@@ -1,7 +1,8 @@
-"""How much a volume alternates from slice to slice, beside what the true anatomy does: jagged boundaries as a number.
+"""How far voxels jut out from both neighbours across slices: jagged boundaries as a number.
 
-A volume that was made slice by slice has steps between slices. They show in the second difference across slices,
-which a straight ramp does not raise.
+A volume that was made slice by slice goes back and forth between slices. An edge or a ramp does not: it goes one way.
+So what is counted is by how much a voxel exceeds, or falls below, both its neighbours along an axis. Thin structures
+and noise do that, too; hence the true CT's number stands beside.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ AXES = ("z", "y", "x")
 
 
 class Jaggedness(BaseModel):
-    """Mean |second difference| across slices along one axis [HU], where all three voxels lie in the body."""
+    """Along one axis, where all three voxels lie in the body."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    synthetic_hu: float
+    synthetic_hu: float  # mean by which a voxel juts out from both neighbours; 0 where it lies between them
     true_hu: float
-    ratio: float | None  # above 1: more jagged than the true CT. None where the true one is constant
+    synthetic_share: float | None  # of the mean |difference| of neighbours: 0 edges and ramps, 1 back and forth
+    true_share: float | None  # None where the volume is constant
 
 
 def jaggedness(
@@ -43,12 +45,21 @@ def _along(axis: int, sct: NDArray[np.float32], ct: NDArray[np.float32], body: N
     inside = before & here & after
     if not inside.any():
         return None
-    synthetic, true = (float(np.abs(_second_difference(v, axis)[inside]).mean(dtype=np.float64)) for v in (sct, ct))
-    return Jaggedness(synthetic_hu=synthetic, true_hu=true, ratio=synthetic / true if true > 0 else None)
+    (synthetic, one), (true, other) = (_measure(values, axis, inside) for values in (sct, ct))
+    return Jaggedness(
+        synthetic_hu=synthetic,
+        true_hu=true,
+        synthetic_share=synthetic / one if one > 0 else None,
+        true_share=true / other if other > 0 else None,
+    )
 
 
-def _second_difference(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    return _part(values, axis, 0) - 2 * _part(values, axis, 1) + _part(values, axis, 2)
+def _measure(values: NDArray[np.float32], axis: int, inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean jut and mean |difference| of neighbours [HU], of each three voxels."""
+    before, here, after = (_part(values, axis, start)[inside].astype(np.float64) for start in range(3))
+    up, down = here - before, here - after
+    jut = np.where(up * down > 0, np.minimum(np.abs(up), np.abs(down)), 0)
+    return float(jut.mean()), float((np.abs(up).mean() + np.abs(down).mean()) / 2)
 
 
 def _part(values: NDArray, axis: int, start: int) -> NDArray:

@@ -1,0 +1,192 @@
+"""Many synthetic CTs: which files belong together, and what can be said of all of them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from .. import nifti
+from ..attenuation import DEFAULT_KVP
+from ..errors import VolumeError
+from .case import Case, evaluate_pair
+from .pairs import Pair, make_pair
+from .summary import flat
+
+RESAMPLES = 9999
+CONFIDENCE = 0.95
+SEED = 20061  # of the bootstrap: the same cases give the same interval
+
+
+@dataclass(frozen=True)
+class Files:
+    """Of one case."""
+
+    name: str
+    sct: Path
+    ct: Path
+    uncertainty: Path | None = None
+    organs: Path | None = None
+
+
+class Mean(BaseModel):
+    """Of one number over the cases that have it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int
+    mean: float
+    low: float | None  # of the interval; None with fewer than two cases
+    high: float | None
+    worst_case: str  # the one with the largest absolute value
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What became of each case, by name."""
+
+    cases: dict[str, Case]
+    failed: dict[str, str]  # and why
+
+
+def files_of_folders(scts: Path, cts: Path, uncertainties: Path | None = None) -> list[Files]:
+    """The NIfTI files of one folder and those of the same relative name in others.
+
+    Raises:
+        VolumeError: the first folder holds no NIfTI file.
+    """
+    found = sorted(p for p in scts.rglob("*") if p.name.lower().endswith((".nii", ".nii.gz")) and p.is_file())
+    if not found:
+        raise VolumeError(f"{scts}: expected NIfTI files of synthetic CTs, got none; check the folder")
+    names = [path.relative_to(scts).as_posix() for path in found]
+    spreads = [uncertainties / name if uncertainties else None for name in names]
+    return [Files(_stem(n), p, cts / n, u) for n, p, u in zip(names, found, spreads, strict=True)]
+
+
+def files_of_csv(table: Path) -> list[Files]:
+    """The rows of a table with the columns sct and ct, and perhaps name, uncertainty, organs; paths from its folder.
+
+    Raises:
+        VolumeError: it cannot be read, has no such columns, no rows, or two of one name.
+    """
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise VolumeError(
+            f"{table}: cannot be read as a table ({error}); write CSV with the columns sct, ct"
+        ) from error
+    if not rows or not {"sct", "ct"} <= rows[0].keys():
+        given = ", ".join(map(str, rows[0])) if rows else "no rows"
+        raise VolumeError(
+            f"{table}: expected rows with the columns sct and ct, got {given}; name them in the first line"
+        )
+    made = [_row(table.parent, row, number) for number, row in enumerate(rows, 2)]
+    names = [one.name for one in made]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise VolumeError(
+            f"{table}: expected one row a case, got {', '.join(sorted(twice))} twice; give them other names"
+        )
+    return made
+
+
+def load_pair(files: Files) -> Pair:
+    """Reads and brings together the two CTs of a case; raises VolumeError."""
+    return make_pair(nifti.load(files.sct, unit="HU"), nifti.load(files.ct, unit="HU"))
+
+
+def evaluate_files(files: Files, pair: Pair, kvp: int = DEFAULT_KVP) -> Case:
+    """Measures one case; raises VolumeError."""
+    spread, organs = (nifti.load(path) if path else None for path in (files.uncertainty, files.organs))
+    return evaluate_pair(pair, uncertainty=spread, organs=organs, kvp=kvp)
+
+
+def evaluate_cohort(
+    cases: list[Files],
+    *,
+    kvp: int = DEFAULT_KVP,
+    go_on: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+    seen: Callable[[Files, Pair, Case], None] = lambda *_: None,
+) -> Cohort:
+    """Measures every case.
+
+    Args:
+        cases: what belongs together.
+        kvp: see `case.evaluate`.
+        go_on: one that cannot be measured is listed with its reason, and the others go on; else its error is raised.
+        say: called with a line after each case.
+        seen: called with each case while its arrays are at hand, for figures.
+    """
+    good: dict[str, Case] = {}
+    failed: dict[str, str] = {}
+    for number, files in enumerate(cases, 1):
+        try:
+            pair = load_pair(files)
+            case = evaluate_files(files, pair, kvp)
+            seen(files, pair, case)
+            good[files.name] = case
+            say(f"{number}/{len(cases)} {files.name}: MAE {case.body.mae_hu:.1f} HU in the body")
+        except Exception as error:  # whatever it is: hours of other cases must not be lost
+            if not go_on:
+                raise
+            failed[files.name] = str(error) if isinstance(error, VolumeError) else f"{type(error).__name__}: {error}"
+            say(f"{number}/{len(cases)} {files.name}: left out: {failed[files.name]}")
+    return Cohort(good, failed)
+
+
+def means(cases: Mapping[str, Case]) -> dict[str, Mean]:
+    """Mean over the cases of each number, with a bootstrap interval (percentile, cases drawn with replacement)."""
+    rows = {name: flat(case) for name, case in cases.items()}
+    names = dict.fromkeys(key for row in rows.values() for key in row)
+    found = {}
+    for key in names:
+        values = {case: row[key] for case, row in rows.items() if row.get(key) is not None}
+        if values:
+            found[key] = _mean({case: float(value) for case, value in values.items() if value is not None})
+    return found
+
+
+def _mean(values: dict[str, float]) -> Mean:
+    array = np.array(list(values.values()))
+    low, high = _interval(array)
+    worst = max(values, key=lambda case: abs(values[case]))
+    return Mean(n=len(array), mean=float(array.mean()), low=low, high=high, worst_case=worst)
+
+
+def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return None, None
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _row(folder: Path, row: Mapping[str, str | None], number: int) -> Files:
+    paths = {key: folder / value.strip() if (value := row.get(key)) and value.strip() else None for key in COLUMNS}
+    if paths["sct"] is None or paths["ct"] is None:
+        raise VolumeError(f"expected a file in sct and in ct, got line {number} without; fill it in or remove the line")
+    name = (row.get("name") or "").strip() or _stem(row["sct"] or "")
+    return Files(name, paths["sct"], paths["ct"], paths["uncertainty"], paths["organs"])
+
+
+COLUMNS = ("sct", "ct", "uncertainty", "organs")
+
+
+def _stem(name: str) -> str:
+    """A file's name without .nii or .nii.gz."""
+    return name.removesuffix(".gz").removesuffix(".nii")

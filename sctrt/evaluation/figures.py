@@ -1,0 +1,121 @@
+"""Pictures of one case as PNG bytes; it writes no files."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from .case import Case
+from .histogram import EDGES
+from .lines import BINS
+from .pairs import Pair
+
+DPI = 90
+CT_WINDOW = (-1000.0, 600.0)  # HU
+DIFFERENCE_WINDOW = (-500.0, 500.0)  # HU
+TRUE, SYNTHETIC, MUTED = "#222222", "#d55e00", "#888888"
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def cuts(pair: Pair) -> bytes:
+    """True, synthetic and difference through the body's middle, in mm: the patient's right at the left, head up."""
+    centre = [int(np.median(np.flatnonzero(pair.body.any(axis=tuple({0, 1, 2} - {axis}))))) for axis in range(3)]
+    difference = pair.sct - pair.ct
+    columns = (("True CT", pair.ct), ("Synthetic CT", pair.sct), ("Synthetic minus true", difference))
+    lengths = np.array(pair.ct.shape) * pair.spacing
+    heights = [lengths[1], lengths[0], lengths[0]]
+    width = max(lengths[1], lengths[2])
+    figure = Figure(figsize=(9.0, 9.0 * sum(heights) / (3 * width) + 0.6), layout="constrained")
+    axes = figure.subplots(3, 3, gridspec_kw={"height_ratios": heights})
+    for column, (title, volume) in enumerate(columns):
+        axes[0, column].set_title(title, fontsize=10)
+        for axis in range(3):
+            _cut(axes[axis, column], np.take(volume, centre[axis], axis), axis, pair.spacing, volume is difference)
+            axes[axis, 0].set_ylabel(PLANES[axis], fontsize=9)
+    for image, place in ((axes[0, 0].images[0], axes[2, :2]), (axes[0, 2].images[0], axes[2, 2])):
+        figure.colorbar(image, ax=place, orientation="horizontal", label="HU", shrink=0.7, aspect=30)
+    return _png(figure)
+
+
+def histogram(case: Case) -> bytes:
+    """Voxels of the body by HU, both CTs."""
+    figure, axes = _plot("HU", "voxels of the body")
+    for name, counts, colour in (
+        ("true", case.histogram.true, TRUE),
+        ("synthetic", case.histogram.synthetic, SYNTHETIC),
+    ):
+        axes.stairs(counts, EDGES, label=name, color=colour)
+    axes.set(yscale="log", xlim=(-1024, 1600), ylim=(0.8, None))
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def lines(case: Case) -> bytes:
+    """Lines by the error of their attenuation factor."""
+    figure, axes = _plot("error of the attenuation factor along a line [%]", "lines")
+    axes.stairs(case.lines.histogram_counts, BINS * 100, color=SYNTHETIC, fill=True)
+    axes.axvline(0, color=TRUE, linewidth=0.8)
+    axes.axvline(case.lines.mean_percent, color=TRUE, linestyle="--", label=f"mean {case.lines.mean_percent:+.2f} %")
+    reach = max(5.0, 1.5 * case.lines.p99_abs_percent)
+    axes.set(xlim=(-min(reach, 50), min(reach, 50)))
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def calibration(case: Case) -> bytes | None:
+    """Error by decile of uncertainty, and the sparsification curve beside the ideal; None without uncertainty."""
+    found = case.uncertainty
+    if found is None:
+        return None
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _style(left, "mean uncertainty of the decile [HU]", "MAE of the decile [HU]")
+    left.plot([d.uncertainty_hu for d in found.deciles], [d.mae_hu for d in found.deciles], "o-", color=SYNTHETIC)
+    end = max(max(d.uncertainty_hu, d.mae_hu) for d in found.deciles) or 1.0
+    left.plot([0, end], [0, end], color=MUTED, linestyle=":", label="equal")
+    left.legend(frameon=False)
+    _style(right, "voxels removed, the most uncertain first [%]", "MAE of the rest [HU]")
+    removed = np.array(found.removed) * 100
+    right.plot(removed, found.sparsification_mae_hu, color=SYNTHETIC, label="by uncertainty")
+    right.plot(removed, found.ideal_mae_hu, color=TRUE, linestyle="--", label="ideal: by error")
+    right.set_ylim(0, None)
+    right.legend(frameon=False)
+    return _png(figure)
+
+
+def _cut(axes: Axes, image: NDArray, axis: int, spacing: tuple[float, float, float], is_difference: bool) -> None:
+    down, across = (step for other, step in enumerate(spacing) if other != axis)
+    low, high = DIFFERENCE_WINDOW if is_difference else CT_WINDOW
+    axes.imshow(
+        image,
+        cmap="RdBu_r" if is_difference else "gray",
+        vmin=low,
+        vmax=high,
+        origin="upper" if axis == 0 else "lower",
+        aspect=down / across,
+    )
+    axes.set(xticks=[], yticks=[])
+
+
+def _plot(across: str, up: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+    axes = figure.subplots()
+    _style(axes, across, up)
+    return figure, axes
+
+
+def _style(axes: Axes, across: str, up: str) -> None:
+    axes.set_xlabel(across, fontsize=9)
+    axes.set_ylabel(up, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": "sctrt"})
+    return out.getvalue()

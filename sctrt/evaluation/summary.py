@@ -1,0 +1,112 @@
+"""A case as one flat row, and rows as CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .case import Case
+from .report import MISSING
+
+if TYPE_CHECKING:
+    from .cohort import Mean
+
+# What is long and no number of its own: curves, counts and words stay in the JSON.
+LISTS = ("histogram_counts", "synthetic", "true", "removed", "sparsification_mae_hu", "ideal_mae_hu", "deciles")
+SKIPPED = ("shape_zyx", "spacing_zyx_mm", "kvp", "notes", "warnings", "described", "pet_ac", *LISTS)
+
+# The table for people: heading, dotted name, format.
+ROWS = (
+    ("MAE, body [HU]", "body.mae_hu", ".1f"),
+    ("MAE, body + 12 mm [HU]", "dilated_12mm.mae_hu", ".1f"),
+    ("ME, body [HU]", "body.me_hu", "+.1f"),
+    ("RMSE, body [HU]", "body.rmse_hu", ".1f"),
+    ("PSNR, body, range 4000 HU [dB]", "body.psnr_db_range_4000", ".2f"),
+    ("PSNR, body, range 3000 HU [dB]", "body.psnr_db_range_3000", ".2f"),
+    ("SSIM, body", "body.ssim", ".4f"),
+    ("MS-SSIM, body", "body.ms_ssim", ".4f"),
+    ("MAE, air in the body [HU]", "body.tissues.air.mae_hu", ".1f"),
+    ("MAE, lung [HU]", "body.tissues.lung.mae_hu", ".1f"),
+    ("MAE, fat [HU]", "body.tissues.fat.mae_hu", ".1f"),
+    ("MAE, soft tissue [HU]", "body.tissues.soft.mae_hu", ".1f"),
+    ("MAE, bone [HU]", "body.tissues.bone.mae_hu", ".1f"),
+    ("Dice, bone above 150 HU", "dice.bone_above_150", ".3f"),
+    ("Dice, bone above 200 HU", "dice.bone_above_200", ".3f"),
+    ("Dice, bone above 300 HU", "dice.bone_above_300", ".3f"),
+    ("Dice, lung below -400 HU", "dice.lung_below_-400", ".3f"),
+    ("mu MAE, Carney at 120 kVp (BIC-MAC ct_mu_map_mae) [1/cm]", "bicmac.ct_mu_map_mae", ".5f"),
+    ("Attenuation factor along lines, mean error [%]", "lines.mean_percent", "+.2f"),
+    ("Attenuation factor along lines, mean absolute error [%]", "lines.mean_abs_percent", ".2f"),
+    ("Attenuation factor along lines, 99th percentile [%]", "lines.p99_abs_percent", ".2f"),
+    ("Contour, mean distance [mm]", "contour.mean_mm", ".2f"),
+    ("Contour, 95th percentile [mm]", "contour.p95_mm", ".2f"),
+    ("Contour, synthetic wider by [mm]", "contour.bias_mm", "+.2f"),
+    ("Jaggedness between slices along z [HU]", "jaggedness.z.synthetic_hu", ".2f"),
+    ("Jaggedness between slices along y [HU]", "jaggedness.y.synthetic_hu", ".2f"),
+    ("Jaggedness between slices along x [HU]", "jaggedness.x.synthetic_hu", ".2f"),
+    ("HU histogram, distance [HU]", "histogram.wasserstein_hu", ".1f"),
+    ("Uncertainty, rank correlation with the error", "uncertainty.rank_correlation", ".3f"),
+    ("Uncertainty, area under the sparsification curve", "uncertainty.area_sparsification", ".3f"),
+    ("Uncertainty, the same if it were ideal", "uncertainty.area_ideal", ".3f"),
+)
+
+
+def flat(case: Case) -> dict[str, float | None]:
+    """Every single number of a case by its dotted name, such as body.tissues.bone.mae_hu; None where there is none."""
+    return dict(_walk(case.model_dump()))
+
+
+def csv_text(cases: Mapping[str, Case]) -> str:
+    """One line a case, one column a number; a column is empty where a case has none."""
+    rows = [{"case": name, **flat(case)} for name, case in cases.items()]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def case_rows(cases: Mapping[str, Case]) -> list[list[str]]:
+    """Heading and one cell a case, the table for people; numbers that no case has are left out."""
+    flats = [flat(case) for case in cases.values()]
+    rows = [[heading, *(cell(one.get(name), layout) for one in flats)] for heading, name, layout in ROWS]
+    return [row for row in rows if set(row[1:]) != {MISSING}]
+
+
+def mean_rows(found: Mapping[str, Mean]) -> list[list[str]]:
+    """Heading, mean, interval, number of cases, worst case."""
+    rows = []
+    for heading, name, layout in ROWS:
+        if one := found.get(name):
+            ends = f"{cell(one.low, layout)} to {cell(one.high, layout)}" if one.low is not None else MISSING
+            rows.append([heading, cell(one.mean, layout), ends, str(one.n), one.worst_case])
+    return rows
+
+
+MEAN_HEADINGS = ("", "mean", "95 % interval", "cases", "worst case")
+
+
+def markdown_table(headings: tuple[str, ...] | list[str], rows: list[list[str]]) -> str:
+    """A table that ends in a newline; the first column to the left, the others to the right."""
+    lines = [list(headings), ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "".join(f"| {' | '.join(one.replace('|', '&#124;') for one in line)} |\n" for line in lines)
+
+
+def cell(value: float | None, layout: str) -> str:
+    """A number as text."""
+    return MISSING if value is None else format(value, layout)
+
+
+def _walk(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float | None]]:
+    found: list[tuple[str, float | None]] = []
+    for name, value in content.items():
+        if name in SKIPPED:
+            continue
+        if isinstance(value, Mapping):
+            found.extend(_walk(value, f"{prefix}{name}."))
+        elif value is None or isinstance(value, int | float):
+            found.append((f"{prefix}{name}", value))
+    return found
