@@ -28,6 +28,7 @@ from .uncertainty import Calibration, calibration
 MAX_CONTOUR_BIAS_MM = 2.0
 MAX_LINE_PERCENT = 5.0
 MAX_SURFACE_SHARE = 1.5  # MAE in the dilated mask over that in the body
+MIN_SURFACE_HU = 10.0  # by which it must exceed it, too: the noise of a true CT's air is no tissue
 
 
 class Case(BaseModel):
@@ -84,7 +85,8 @@ def evaluate_pair(
     body, dilated = (region_errors(pair.sct[m], pair.ct[m], alike[name], kvp) for name, m in pair.masks.items())
     synthetic_body = body_mask(Volume(pair.sct, pair.affine, "HU"))
     contour = contour_errors(synthetic_body, pair.body, pair.spacing) if synthetic_body.any() else None
-    lines = line_errors(hu_to_mu(pair.sct, kvp) - hu_to_mu(pair.ct, kvp), pair.body, pair.spacing)
+    mu_error = np.where(pair.attenuating, hu_to_mu(pair.sct, kvp) - hu_to_mu(pair.ct, kvp), 0)
+    lines = line_errors(mu_error, pair.body, pair.spacing)
     mu_mae = bicmac.ct_mu_map_mae(pair.sct, pair.ct, pair.body, pair.spacing, _liver(pair, organs))
     return Case(
         shape_zyx=_shape(pair),
@@ -144,7 +146,7 @@ def _warnings(body: RegionErrors, dilated: RegionErrors, contour: ContourErrors 
             f"The synthetic body is {abs(contour.bias_mm):.1f} mm {kind} than the true one on average. "
             "The corrected PET changes by several per cent even where the HU in the body are right."
         )
-    if dilated.mae_hu > MAX_SURFACE_SHARE * body.mae_hu:
+    if dilated.mae_hu > max(MAX_SURFACE_SHARE * body.mae_hu, body.mae_hu + MIN_SURFACE_HU):
         found.append(
             f"MAE is {dilated.mae_hu:.1f} HU with {DILATION_MM:g} mm around the body, but {body.mae_hu:.1f} HU in it: "
             f"tissue was made up outside, where air is {HU_AIR:g} HU."

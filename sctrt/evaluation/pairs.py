@@ -17,7 +17,9 @@ from ..preprocess import Grid, to_grid
 from ..units import HU_AIR
 from ..volume import Volume
 from .metrics import BODY_ABOVE, DILATION_MM, body_mask, dilate, same_grid
+from .table import table_and_parts
 
+THIN_AIR = -900.0  # HU; what the synthetic CT has above is tissue, or the edge of some
 MIN_COVERED = 0.5  # of the true body's voxels that must lie in the synthetic CT; less is another patient or region
 
 
@@ -30,8 +32,9 @@ class Pair:
         ct: [z, y, x] float32 HU.
         affine: [4, 4] voxel (x, y, z) -> LPS mm.
         body: [z, y, x] bool, of the true CT.
-        dilated: [z, y, x] bool, the body and 12 mm around it, as far as both reach.
-        known: [z, y, x] bool, where the true CT reaches.
+        dilated: [z, y, x] bool, the body and 12 mm around it, as far as both reach, without the table.
+        attenuating: [z, y, x] bool, where lines are integrated: the body, its other parts, and what the synthetic CT
+            puts around them. The noise of the air around a patient, clipped to mu >= 0, would add up along a line.
         notes: what was done to bring them together.
     """
 
@@ -40,7 +43,7 @@ class Pair:
     affine: NDArray[np.float64]
     body: NDArray[np.bool_]
     dilated: NDArray[np.bool_]
-    known: NDArray[np.bool_]
+    attenuating: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
 
     @property
@@ -74,7 +77,8 @@ def make_pair(sct: Volume, ct: Volume) -> Pair:
         raise VolumeError(
             f"expected a body in the true CT, got no voxel above {BODY_ABOVE:g} HU; check its rescale slope"
         )
-    hu, notes = ordered.array.astype(np.float32), []
+    hu: NDArray[np.float32] = ordered.array.astype(np.float32)
+    notes: list[str] = []
     known = np.ones(hu.shape, dtype=bool)
     on_grid = truth.array.astype(np.float32)
     if not same_grid(ordered, truth):
@@ -86,11 +90,23 @@ def make_pair(sct: Volume, ct: Volume) -> Pair:
         notes.append(
             f"The true CT lacks {1 - known.mean():.1%} of the synthetic one's voxels: left out of all numbers."
         )
-        hu = np.where(known, hu, np.float32(HU_AIR))
     body = body_mask(Volume(on_grid, ordered.affine, "HU"))
-    _check_overlap(float(body.sum()) * float(np.prod(ordered.spacing)) / 1000, body_ml)
-    dilated = dilate(body, ordered.spacing, DILATION_MM) & known
-    return Pair(hu, on_grid, ordered.affine, body, dilated, known, tuple(notes))
+    voxel_ml = float(np.prod(ordered.spacing)) / 1000
+    _check_overlap(float(body.sum()) * voxel_ml, body_ml)
+    table, parts = table_and_parts(on_grid, body, ordered.spacing)  # Note [Table]
+    table_ml = float(table.sum()) * voxel_ml
+    if table_ml >= 1:
+        notes.append(f"About {table_ml:.0f} ml of table and bedding were left out of all numbers.")
+    hu, on_grid = (np.where(known & ~table, one, np.float32(HU_AIR)) for one in (hu, on_grid))
+    return Pair(
+        hu,
+        on_grid,
+        ordered.affine,
+        body,
+        dilated=dilate(body, ordered.spacing, DILATION_MM) & known & ~table,
+        attenuating=body | parts | (hu > THIN_AIR),
+        notes=tuple(notes),
+    )
 
 
 def _resampled(truth: Volume, like: Volume) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
