@@ -1,4 +1,4 @@
-"""The metrics of the BIC-MAC challenge (MICCAI 2026) under their names, to be set beside its leaderboard.
+"""The CT metric of the BIC-MAC challenge (MICCAI 2026) under its name, to be set beside its leaderboard.
 
 Source: https://github.com/bic-mac-challenge/challenge-codebase, evaluation_tool/metrics (read November 2026). The
 challenge's own body and organ masks belong to its data; with other masks the numbers are near, not equal.
@@ -14,8 +14,6 @@ from ..errors import VolumeError
 
 LIVER = 5  # in TotalSegmentator's `total` labels, which the challenge uses
 EXCLUSION_MM = 40.0  # below and above the liver's dome: breathing moves it between PET and CT
-BRAIN_THRESHOLDS = (0.05, 0.10, 0.15)  # relative error
-NEGLIGIBLE = 1e-6  # a PET value below which a relative error says nothing
 
 
 def ct_mu_map_mae(
@@ -41,20 +39,3 @@ def ct_mu_map_mae(
         raise VolumeError("expected a body beyond 4 cm of the liver's dome, got none; leave out the organ labels")
     error = hu_to_mu(sct[mask].astype(np.float64), 120) - hu_to_mu(ct[mask].astype(np.float64), 120)
     return float(np.abs(error).mean())
-
-
-def pet_brain_outlier_score(
-    pet: NDArray[np.floating],  # [z, y, x] corrected with the synthetic CT
-    truth: NDArray[np.floating],  # [z, y, x] corrected with the true CT
-    brain: NDArray[np.bool_],  # [z, y, x]
-) -> float:
-    """One subject's part of `pet_brain_outlier_score`; the challenge's is the mean over subjects. 0 is perfect.
-
-    The challenge integrates the share of subjects whose share k of brain voxels within a threshold exceeds x, over x
-    from 0 to 1: that is the mean of k.
-    """
-    valid = brain & (np.abs(truth) > NEGLIGIBLE)
-    if not valid.any():
-        return 1.0
-    error = np.abs(pet[valid] - truth[valid]) / (np.abs(truth[valid]) + NEGLIGIBLE)
-    return 1 - float(np.mean([(error < threshold).mean() for threshold in BRAIN_THRESHOLDS]))
