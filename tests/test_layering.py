@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "physics": {"errors", "volume", "attenuation"},
     "phantom": {"errors", "units", "volume"},
     "cases": {"errors", "volume", "nifti", "files", "phantom", "physics"},
-    "evaluation": {"errors", "volume", "attenuation", "units", "files"},
+    "evaluation": {"errors", "volume", "attenuation", "units", "files", "phantom", "physics"},
     "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
     "training": {
         *("errors", "units", "planes", "volume", "nifti", "files", "ops", "bundle", "preprocess", "model"),
