@@ -95,6 +95,16 @@ def test_four_classes_lower_bone_and_soft_tissue(at_385_ps):
     assert mean_error(at_385_ps, "4 classes", "bone") < mean_error(at_385_ps, "4 classes", "soft tissue") < 0
 
 
+def test_baselines_have_the_true_surface_of_the_body():
+    """Surface voxels below -300 HU lie outside the mask; as air they would lower all organs."""
+    cut = {"cut": lambda ct: hu(np.where(body_mask(ct), ct.array, -1000))}
+    scan = Scan(n_views=12, n_iterations=1)
+    as_baseline = pet_ac(BODY.activity, BODY.ct, {}, labels=BODY.labels, baselines=cut, scan=scan)
+    assert not as_baseline.difference("cut").array.any()
+    as_sct = pet_ac(BODY.activity, BODY.ct, {"sCT": cut["cut"](BODY.ct)}, labels=BODY.labels, baselines={}, scan=scan)
+    assert mean_error(as_sct, "sCT", "muscle") < -1
+
+
 def test_water_in_the_lungs_is_the_worst_of_all(at_385_ps):
     assert mean_error(at_385_ps, "water", "lung") > 50
     maes = {name: error.bic_mac.suv_mae for name, error in at_385_ps.errors.items()}
