@@ -20,6 +20,7 @@ from timing import environment
 
 from sctrt import nifti
 from sctrt.evaluation.pet_ac import Scan, pet_ac
+from sctrt.evaluation.pet_regions import find_regions
 from sctrt.evaluation.pet_report import pet_markdown
 from sctrt.evaluation.report import PHANTOM_NOTE
 from sctrt.files import write_json
@@ -43,7 +44,8 @@ def main(
     scts = {"synthetic CT": nifti.load(sct, unit="HU")} if sct else {}
     load = os.getloadavg()[0]
     start = time.perf_counter()
-    result = pet_ac(activity, ct, scts, labels=labels, scan=Scan(tof_fwhm_ps=tof_ps or None), progress=print)
+    scan, regions = Scan(tof_fwhm_ps=tof_ps or None), find_regions(ct, labels)
+    result = pet_ac(activity, ct, scts, regions=regions, scan=scan, progress=print)
     seconds = time.perf_counter() - start
     size = " x ".join(map(str, ct.shape))
     print(f"\n{pet_markdown(result.errors, note=PHANTOM_NOTE)}\n{size} voxels, reference and {len(result.pets)} maps: ")
@@ -53,8 +55,8 @@ def main(
         maps = {name: dataclasses.asdict(error) for name, error in result.errors.items()}
         for error in maps.values():
             del error["histogram"]
-        scan = dataclasses.asdict(result.scan)
-        write_json(json, {**facts, "shape_zyx": ct.shape, "seconds": seconds, "scan": scan, "maps": maps})
+        facts |= {"shape_zyx": ct.shape, "seconds": seconds, "scan": dataclasses.asdict(scan)}
+        write_json(json, {**facts, "maps": maps})
 
 
 if __name__ == "__main__":

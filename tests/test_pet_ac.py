@@ -11,7 +11,7 @@ from sctrt.errors import VolumeError
 from sctrt.evaluation.baselines import no_bone
 from sctrt.evaluation.metrics import body_mask, compare, dilate
 from sctrt.evaluation.pet_ac import PET_AC_BASELINES, Scan, as_activity, pet_ac, reconstruct_with_maps
-from sctrt.evaluation.pet_regions import tissues_by_hu, tissues_by_label
+from sctrt.evaluation.pet_regions import find_regions, tissues_by_hu
 from sctrt.phantom import Tissue, make_body
 from sctrt.physics.projector import TofProjector
 from sctrt.physics.simulate import acquire, reconstruct_nac, transverse_geometry
@@ -20,7 +20,8 @@ from sctrt.volume import Volume
 VOXEL_MM, SOFT_HU = 8.0, 42.0
 BODY = make_body(1001, VOXEL_MM, region="torso")
 HU, LABELS = BODY.ct.array, BODY.labels.array
-TISSUES = tissues_by_label(BODY.labels)
+REGIONS = find_regions(BODY.ct, BODY.labels)
+TISSUES = REGIONS.tissues
 
 
 def hu(array):
@@ -43,7 +44,7 @@ def errors_at(tof_ps):
             "denser lungs": hu(np.where(TISSUES["lung"], HU + 100, HU)),
             "wide contour": wide_contour(),
         },
-        labels=BODY.labels,
+        regions=REGIONS,
         scan=Scan(tof_fwhm_ps=tof_ps),
     )
     return result
@@ -99,9 +100,9 @@ def test_baselines_have_the_true_surface_of_the_body():
     """Surface voxels below -300 HU lie outside the mask; as air they would lower all organs."""
     cut = {"cut": lambda ct: hu(np.where(body_mask(ct), ct.array, -1000))}
     scan = Scan(n_views=12, n_iterations=1)
-    as_baseline = pet_ac(BODY.activity, BODY.ct, {}, labels=BODY.labels, baselines=cut, scan=scan)
+    as_baseline = pet_ac(BODY.activity, BODY.ct, {}, regions=REGIONS, baselines=cut, scan=scan)
     assert not as_baseline.difference("cut").array.any()
-    as_sct = pet_ac(BODY.activity, BODY.ct, {"sCT": cut["cut"](BODY.ct)}, labels=BODY.labels, baselines={}, scan=scan)
+    as_sct = pet_ac(BODY.activity, BODY.ct, {"sCT": cut["cut"](BODY.ct)}, regions=REGIONS, baselines={}, scan=scan)
     assert mean_error(as_sct, "sCT", "muscle") < -1
 
 
@@ -139,9 +140,9 @@ def test_uncorrected_lungs_look_hotter_the_coarser_the_timing():
 def test_noise_is_the_same_for_all_maps():
     noisy = Scan(seed=5, counts_per_slice=2e4, n_views=24)
     arguments = BODY.activity, BODY.ct, {"truth": BODY.ct}
-    first = pet_ac(*arguments, labels=BODY.labels, baselines={}, scan=noisy)
-    again = pet_ac(*arguments, labels=BODY.labels, baselines={}, scan=noisy)
-    noiseless = pet_ac(*arguments, labels=BODY.labels, baselines={}, scan=Scan(n_views=24))
+    first = pet_ac(*arguments, regions=REGIONS, baselines={}, scan=noisy)
+    again = pet_ac(*arguments, regions=REGIONS, baselines={}, scan=noisy)
+    noiseless = pet_ac(*arguments, regions=REGIONS, baselines={}, scan=Scan(n_views=24))
     assert np.array_equal(first.reference.array, again.reference.array)
     assert not first.difference("truth").array.any()
     muscle = TISSUES["muscle"]
@@ -167,7 +168,7 @@ def test_results_go_into_json(at_385_ps):
 def test_pet_ac_says_what_it_does():
     said = []
     scan = Scan(n_views=12, n_iterations=1)
-    pet_ac(BODY.activity, BODY.ct, {"sCT": BODY.ct}, labels=BODY.labels, baselines={}, scan=scan, progress=said.append)
+    pet_ac(BODY.activity, BODY.ct, {"sCT": BODY.ct}, regions=REGIONS, baselines={}, scan=scan, progress=said.append)
     assert [line.split(" (")[0] for line in said] == [
         "preparing the projector",
         f"simulating the scan of {HU.shape[0]} slices",
@@ -183,7 +184,6 @@ def test_pet_ac_says_what_it_does():
         ({"ct": Volume(HU, BODY.ct.affine)}, "expected a CT in HU"),
         ({"scts": {"sCT": hu(HU[1:])}}, "expected the CT on the activity's grid"),
         ({"scts": {"sCT": hu(np.where(TISSUES["lung"], np.nan, HU))}}, "got NaN or infinity in the CT"),
-        ({"labels": Volume(LABELS[1:], BODY.ct.affine)}, "expected labels on the CT's grid"),
         ({"ct": hu(np.full_like(HU, -1000))}, "expected a body in the true CT"),
     ],
 )

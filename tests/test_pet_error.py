@@ -1,6 +1,8 @@
 """Two PETs compared: known errors come out exactly, peaks as a slow reference has them, BIC-MAC as it is defined."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from conftest import ORIENTATIONS
 from sctrt.errors import VolumeError
 from sctrt.evaluation.pet_bic_mac import bic_mac
 from sctrt.evaluation.pet_error import PEAK_RADIUS_MM, compare_pets, difference, joint_histogram, suv_peak
-from sctrt.evaluation.pet_regions import lesions_by_label, tissues_by_hu, tissues_by_label
+from sctrt.evaluation.pet_regions import Regions, find_regions, lesions_by_label, tissues_by_hu, tissues_by_label
 from sctrt.evaluation.pet_report import pet_markdown
 from sctrt.phantom import Tissue
 from sctrt.volume import Volume
@@ -34,9 +36,11 @@ SUV = np.select([LABELS.array == Tissue.LESION, LABELS.array == Tissue.BRAIN, BO
 REFERENCE = Volume((SUV * np.random.default_rng(3).uniform(0.8, 1.2, SHAPE)).astype(np.float32), AFFINE, "SUV")
 
 
-def compared(pet, **changed):
-    arguments = {"tissues": tissues_by_label(LABELS), "body": BODY, "lesions": lesions_by_label(LABELS)} | changed
-    return compare_pets(pet, **{"reference": REFERENCE} | arguments)
+REGIONS = Regions(BODY, tissues_by_label(LABELS), lesions_by_label(LABELS))
+
+
+def compared(pet, reference=REFERENCE, **changed):
+    return compare_pets(pet, reference, dataclasses.replace(REGIONS, **changed))
 
 
 def scaled(factor):
@@ -121,7 +125,7 @@ def test_the_difference_is_the_pet_minus_the_reference():
 def test_bic_mac_by_its_definitions():
     rng = np.random.default_rng(0)
     pet = Volume(REFERENCE.array * rng.uniform(0.8, 1.2, SHAPE), AFFINE, "SUV")
-    measured = bic_mac(pet, REFERENCE, tissues_by_label(LABELS), BODY)
+    measured = bic_mac(pet, REFERENCE, REGIONS)
     counted = BODY.copy()
     counted[19 - 6 : 19 + 7] = False  # the liver's top is slice 19; slices lie 6 mm apart
     factor = BODY.sum() / REFERENCE.array.sum()
@@ -138,7 +142,7 @@ def test_bic_mac_by_its_definitions():
 
 
 def test_bic_mac_without_labels_has_the_whole_body_alone():
-    measured = bic_mac(scaled(1.1), REFERENCE, {}, BODY)
+    measured = bic_mac(scaled(1.1), REFERENCE, Regions(BODY, {}, []))
     assert measured.suv_mae == pytest.approx(0.1 * REFERENCE.array[BODY].sum() / REFERENCE.array.sum(), rel=1e-4)
     assert measured.organ_bias_percent is measured.brain_outlier is None and measured.organs == []
 
@@ -158,7 +162,7 @@ def test_metrics_do_not_depend_on_how_the_axes_are_stored(orientation):
         index[2 - axis, 3] = SHAPE[axis] - 1 if step < 0 else 0
     labels = Volume(stored(LABELS.array), AFFINE @ index, "1")
     pets = [Volume(stored(v.array), AFFINE @ index, "SUV") for v in (scaled(0.7), REFERENCE)]
-    error = compare_pets(*pets, tissues_by_label(labels), stored(BODY))
+    error = compare_pets(*pets, Regions(stored(BODY), tissues_by_label(labels), []))
     expected = compared(scaled(0.7), lesions=[])
     for name, tissue in expected.tissues.items():
         assert dataclasses.astuple(error.tissues[name]) == pytest.approx(dataclasses.astuple(tissue))
@@ -173,6 +177,18 @@ def test_tissues_by_hu_are_those_inside_the_body():
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {
         "lung": 16, "fat": 16, "soft tissue": 20 * 10 * 12 - 48, "bone": 16
     }  # fmt: skip
+
+
+def test_regions_by_labels_or_by_hu():
+    ct = Volume(np.where(BODY, 40.0, -1000.0), AFFINE, "HU")
+    by_labels, by_hu = find_regions(ct, LABELS), find_regions(ct)
+    assert list(by_labels.tissues) == list(REGIONS.tissues) and len(by_labels.lesions) == 2
+    assert list(by_hu.tissues) == ["soft tissue"] and by_hu.lesions == []
+    assert np.array_equal(by_labels.body, BODY) and np.array_equal(by_hu.body, BODY)
+    with pytest.raises(VolumeError, match="expected labels on the CT's grid"):
+        find_regions(ct, Volume(LABELS.array[1:], AFFINE, "1"))
+    with pytest.raises(VolumeError, match="expected a body in the true CT"):
+        find_regions(Volume(np.full(SHAPE, -1000.0), AFFINE, "HU"))
 
 
 def test_own_labels_bring_their_own_names():
@@ -210,3 +226,8 @@ def test_markdown_has_a_line_for_every_map_in_every_table():
 def test_markdown_without_lesions_or_labels_leaves_them_out():
     text = pet_markdown({"sCT": compared(scaled(1.05), tissues={}, lesions=[])})
     assert "Lesions" not in text and "| sCT | 0.0" in text and text.count(" - ") == 2
+
+
+def test_comparing_pets_needs_no_torch():
+    code = "import sys, sctrt.evaluation.pet_error, sctrt.evaluation.pet_report; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..attenuation import hu_to_mu
-from ..errors import VolumeError
 from ..physics.geometry import DEFAULT_TOF_FWHM_PS
 from ..physics.osem import field_of_view
 from ..physics.projector import TofProjector
@@ -34,9 +33,8 @@ from ..physics.simulate import (
 from ..physics.smoothing import smooth_image
 from ..volume import Volume
 from .baselines import four_class, no_bone, water
-from .metrics import body_mask
 from .pet_error import PetError, compare_pets, difference
-from .pet_regions import Mask, lesions_by_label, tissues_by_hu, tissues_by_label
+from .pet_regions import Regions, find_regions
 
 TRUE_MAP = "true map"
 # Maps to set beside a synthetic CT; each is made of the true CT. See Note [Surface].
@@ -98,9 +96,7 @@ def pet_ac(
     ct: Volume,
     scts: Mapping[str, Volume],
     *,
-    labels: Volume | None = None,
-    tissues: Mapping[str, Mask] | None = None,
-    lesions: list[Mask] | None = None,
+    regions: Regions | None = None,
     baselines: Mapping[str, Callable[[Volume], Volume]] = PET_AC_BASELINES,
     scan: Scan = Scan(),
     device: str | torch.device = "cpu",
@@ -114,9 +110,7 @@ def pet_ac(
         ct: [z, y, x] the true CT on the same grid, HU.
         scts: name -> synthetic CT [z, y, x] on the same grid, HU. None of them is masked here: tissue that is invented
             outside the body attenuates, too.
-        labels: [z, y, x] a phantom's labels, for tissues and lesions; None classes tissues by the true CT.
-        tissues: name -> [z, y, x] mask, in place of what `labels` or the CT say.
-        lesions: a [z, y, x] mask each, in place of what `labels` say.
+        regions: where errors are measured; None: `find_regions(ct)`, tissues by HU and no lesions.
         baselines: name -> a map made of the true CT, of which the body is used (Note [Surface]); {} for none.
         scan: of scanner and reconstruction.
         device: "cpu" or "cuda".
@@ -128,14 +122,14 @@ def pet_ac(
         ValueError: two maps of one name, an unknown tube voltage, or sampling that cannot be.
         DeviceError: a CUDA device is asked for and there is none.
     """
-    body = _check(activity, ct, scts, labels, [*baselines, TRUE_MAP])
-    tissues = tissues if tissues is not None else tissues_by_label(labels) if labels else tissues_by_hu(ct)
-    lesions = lesions if lesions is not None else lesions_by_label(labels) if labels else []
+    _check(activity, ct, scts, [*baselines, TRUE_MAP])
+    regions = regions or find_regions(ct)
+    body = regions.body
     beside = {
         name: Volume(np.where(body, make(ct).array, ct.array), ct.affine, "HU") for name, make in baselines.items()
     }
     reference, pets = reconstruct_with_maps(activity, ct, {**scts, **beside}, scan, device, progress)
-    errors = {name: compare_pets(pet, reference, tissues, body, lesions=lesions) for name, pet in pets.items()}
+    errors = {name: compare_pets(pet, reference, regions) for name, pet in pets.items()}
     return PetAc(scan, reference, pets, errors)
 
 
@@ -191,19 +185,11 @@ def _mu(ct: Volume, kvp: int, projector: TofProjector) -> Tensor:
     return torch.tensor(hu_to_mu(ct.array, kvp), dtype=torch.float32, device=projector.device)
 
 
-def _check(activity: Volume, ct: Volume, scts: Mapping[str, Volume], labels: Volume | None, taken: list[str]) -> Mask:
-    """Refuses what cannot be compared; returns the body [z, y, x] of the true CT."""
+def _check(activity: Volume, ct: Volume, scts: Mapping[str, Volume], taken: list[str]) -> None:
+    """Refuses what cannot be compared."""
     fov = field_of_view(transverse_geometry(activity, tof_fwhm_ps=None, n_views=1)).numpy()
     check_scannable(activity, ct, fov)
     for name, sct in scts.items():
         if name in taken:
             raise ValueError(f"expected other names of synthetic CTs than {', '.join(taken)}, got {name!r}; rename it")
         check_scannable(activity, sct, fov)
-    if labels is not None and labels.shape != ct.shape:
-        raise VolumeError(
-            f"expected labels on the CT's grid {ct.shape}, got {labels.shape}; resample them (nearest neighbour)"
-        )
-    body = body_mask(ct)
-    if not body.any():
-        raise VolumeError("expected a body in the true CT, got air alone; check its rescale slope")
-    return body

@@ -14,14 +14,13 @@ organs are TotalSegmentator's; numbers on other labels come close to theirs but 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..volume import Volume
-from .pet_regions import Mask
+from .pet_regions import Mask, Regions
 
 ORGANS = ("brain", "liver", "spleen", "heart", "pancreas", "muscle", "fat", "extremities")
 BRAIN_THRESHOLDS = (0.05, 0.10, 0.15)
@@ -40,15 +39,15 @@ class BicMac:
     brain_outlier: float | None  # 0 (best) to 1
 
 
-def bic_mac(pet: Volume, reference: Volume, tissues: Mapping[str, Mask], body: Mask) -> BicMac:
+def bic_mac(pet: Volume, reference: Volume, regions: Regions) -> BicMac:
     """Measures a PET against the one corrected with the true CT.
 
     Args:
         pet: [z, y, x].
         reference: [z, y, x], same grid and unit.
-        tissues: name -> [z, y, x] mask; those of `ORGANS` count.
-        body: [z, y, x] mask.
+        regions: on their grid; of its tissues, those of `ORGANS` count.
     """
+    body, tissues = regions.body, regions.tissues
     factor = body.sum() / float(reference.array.sum(dtype=np.float64))  # to SUV: weight [g] / dose
     counted = body & ~_near_top_of_liver(reference, tissues["liver"]) if "liver" in tissues else body
     error = np.abs(pet.array[counted].astype(np.float64) - reference.array[counted])

@@ -15,7 +15,7 @@ Errors are relative to the reference, commonly the PET that was corrected with t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from scipy import ndimage
 from ..errors import VolumeError
 from ..volume import Volume
 from .pet_bic_mac import BicMac, bic_mac
-from .pet_regions import BODY, Mask
+from .pet_regions import BODY, Mask, Regions
 
 MIN_REFERENCE_SHARE = 0.1  # of a tissue's mean: voxels below it have no relative error
 PERCENTILES = (5, 95)
@@ -80,31 +80,25 @@ class PetError:
     bic_mac: BicMac
 
 
-def compare_pets(
-    pet: Volume, reference: Volume, tissues: Mapping[str, Mask], body: Mask, *, lesions: Sequence[Mask] = ()
-) -> PetError:
+def compare_pets(pet: Volume, reference: Volume, regions: Regions) -> PetError:
     """Measures a PET against a reference.
 
     Args:
         pet: [z, y, x], in the reference's unit.
         reference: [z, y, x], commonly corrected with the true CT.
-        tissues: name -> [z, y, x] mask; see `pet_regions.py`. "body" is added.
-        body: [z, y, x] mask.
-        lesions: a [z, y, x] mask each.
+        regions: on their grid; see `find_regions`. The body is reported as a tissue.
 
     Raises:
         VolumeError: grids or units differ, a value is not finite, the reference has no uptake, or a mask is of another
             shape or empty.
     """
-    _check(pet, reference, [*tissues.values(), body, *lesions])
+    _check(pet, reference, [regions.body, *regions.tissues.values(), *regions.lesions])
+    tissues = {BODY: regions.body, **regions.tissues}
     return PetError(
-        tissues={
-            name: _tissue_error(pet.array[mask], reference.array[mask])
-            for name, mask in {BODY: body, **tissues}.items()
-        },
-        lesions=[_lesion_error(pet, reference, mask) for mask in lesions],
-        histogram=joint_histogram(pet.array[body], reference.array[body]),
-        bic_mac=bic_mac(pet, reference, tissues, body),
+        tissues={name: _tissue_error(pet.array[mask], reference.array[mask]) for name, mask in tissues.items()},
+        lesions=[_lesion_error(pet, reference, mask) for mask in regions.lesions],
+        histogram=joint_histogram(pet.array[regions.body], reference.array[regions.body]),
+        bic_mac=bic_mac(pet, reference, regions),
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..errors import VolumeError
 from ..phantom import labels as phantom
 from ..phantom.labels import Tissue
 from ..units import BONE_ABOVE, FAT_HU, LUNG_HU, SOFT_HU
@@ -32,6 +34,45 @@ PHANTOM_GROUPS: Groups = {
     "muscle": (Tissue.SOFT,),
 }
 TOUCHING = np.ones((3, 3, 3), bool)  # corners too: voxels of one lesion
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Masks [z, y, x] of one grid, none of them empty."""
+
+    body: Mask
+    tissues: dict[str, Mask]
+    lesions: list[Mask]
+
+
+def find_regions(
+    ct: Volume,
+    labels: Volume | None = None,
+    *,
+    groups: Groups = PHANTOM_GROUPS,
+    lesion_values: tuple[int, ...] = (Tissue.LESION,),
+) -> Regions:
+    """Body by the CT; tissues and lesions by labels where there are some, else tissues by HU and no lesions.
+
+    Args:
+        ct: [z, y, x] the true CT, HU.
+        labels: [z, y, x] integers on the CT's grid; a phantom's, or others with `groups` and `lesion_values`.
+        groups: name -> values of a tissue.
+        lesion_values: of all lesions.
+
+    Raises:
+        VolumeError: the labels are of another shape, or the CT holds no body.
+    """
+    if labels is not None and labels.shape != ct.shape:
+        raise VolumeError(
+            f"expected labels on the CT's grid {ct.shape}, got {labels.shape}; resample them (nearest neighbour)"
+        )
+    body = body_mask(ct)
+    if not body.any():
+        raise VolumeError("expected a body in the true CT, got air alone; check its rescale slope")
+    if labels is None:
+        return Regions(body, tissues_by_hu(ct), [])
+    return Regions(body, tissues_by_label(labels, groups), lesions_by_label(labels, lesion_values))
 
 
 def tissues_by_label(labels: Volume, groups: Groups = PHANTOM_GROUPS) -> dict[str, Mask]:
