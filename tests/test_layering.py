@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "cases": {"errors", "volume", "nifti", "files", "phantom", "physics"},
     "evaluation": {
         *("errors", "volume", "attenuation", "units", "files", "nifti", "checks", "orientation", "preprocess"),
+        *("phantom", "physics"),
     },
     "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
     "training": {

@@ -112,6 +112,14 @@ def test_a_seed_gives_the_same_counts_on_any_number_of_threads(projector, scan):
     assert not torch.equal(acquire(projector, torch.tensor(SUV), MU, seed=1).data, scan.data)
 
 
+def test_without_a_seed_there_is_no_noise(projector, scan):
+    expected = acquire(projector, torch.tensor(SUV), MU, seed=None)
+    trues = expected.data - expected.scatter - expected.randoms
+    assert float(trues.sum()) == pytest.approx(5e5 * SHAPE[0], rel=1e-4)
+    assert torch.equal(expected.scatter, scan.scatter) and expected.scale == scan.scale
+    assert float(((scan.data - expected.data) ** 2).sum() / expected.data.sum()) == pytest.approx(1, abs=0.1)
+
+
 @pytest.mark.parametrize("wrong", [{"scatter_fraction": 1.0}, {"randoms_fraction": -0.1}])
 def test_acquire_refuses_fractions_outside_zero_to_one(projector, wrong):
     with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be in \[0, 1\)"):

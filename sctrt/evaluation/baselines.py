@@ -73,6 +73,16 @@ def four_class(ct: Volume) -> Volume:
     return Volume(hu, ct.affine, "HU")
 
 
+def no_bone(ct: Volume) -> Volume:
+    """The true CT with soft tissue (that of the 4 classes) for all that is denser: how much is owed to bone alone.
+
+    Args:
+        ct: [z, y, x] the true CT, HU.
+    """
+    soft = np.float32(FOUR_CLASS_HU["soft"])
+    return Volume(np.where(ct.array > SOFT_HU[1], soft, ct.array.astype(np.float32)), ct.affine, "HU")
+
+
 BASELINES: dict[str, Callable[[Volume], Volume]] = {
     "water": water,
     "body_mean": body_mean,

@@ -4,6 +4,7 @@ Its modules need torch, so this file imports none of them:
 
     geometry    the scanner's sampling and its TOF resolution
     projector   line integrals, their exact adjoint, attenuation factors
+    slabs       some slices a thread
     scatter     the broad shape of scattered coincidences
     smoothing   Gaussian filters on tensors
     osem        image reconstruction

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .geometry import TofGeometry
 from .projector import TofProjector
+from .slabs import by_slab
 
 MIN_EXPECTED = 1e-6  # counts; keeps the ratio finite on lines that miss the body
 MIN_SENSITIVITY = 1e-6  # share of the largest
@@ -60,6 +61,32 @@ def osem(
             f"expected at least one iteration and 1 to {n_views} subsets (one view each at most), "
             f"got {n_iterations} iterations of {n_subsets} subsets"
         )
+
+    def of_slab(part: slice) -> Tensor:
+        return _osem_of_slab(
+            projector,
+            data[..., part].contiguous(),
+            None if attenuation is None else attenuation[..., part].contiguous(),
+            None if additive is None else additive[..., part].contiguous(),
+            n_iterations,
+            n_subsets,
+            scale,
+        )
+
+    return torch.cat(by_slab(data.shape[-1], data.device, of_slab))
+
+
+def _osem_of_slab(
+    projector: TofProjector,
+    data: Tensor,
+    attenuation: Tensor | None,
+    additive: Tensor | None,
+    n_iterations: int,
+    n_subsets: int,
+    scale: float,
+) -> Tensor:
+    """`osem` of all the slices that it is given, at once."""
+    n_views = projector.geometry.n_views
     fov = field_of_view(projector.geometry, data.device)
     subsets = [range(first, n_views, n_subsets) for first in range(n_subsets)]
     sensitivities = [_sensitivity(projector, data, attenuation, views) for views in subsets]

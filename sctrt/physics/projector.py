@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import DeviceError
 from .geometry import TofGeometry
+from .slabs import by_slab
 
 MM_PER_CM = 10.0
 
@@ -66,10 +67,14 @@ class TofProjector:
         if image.ndim != 3 or image.shape[1:] != (g.ny, g.nx) or image.dtype != torch.float32:
             raise ValueError(f"image must be float32 [z, {g.ny}, {g.nx}], got {image.dtype} {tuple(image.shape)}")
         views = range(g.n_views) if views is None else views
-        columns = image.flatten(1).T.contiguous()  # [Y * X, Z]
-        data = columns.new_empty(len(views), g.n_radial, len(along_line), image.shape[0])
-        for slot, view in zip(data, views, strict=True):
-            slot.copy_(torch.matmul(along_line, (self._rotations[view] @ columns).view(g.n_radial, g.n_depth, -1)))
+        data = image.new_empty(len(views), g.n_radial, len(along_line), image.shape[0])
+
+        def project_slab(part: slice) -> None:
+            columns = image[part].flatten(1).T.contiguous()  # [Y * X, Z]
+            for slot, view in zip(data[..., part], views, strict=True):
+                slot.copy_(torch.matmul(along_line, (self._rotations[view] @ columns).view(g.n_radial, g.n_depth, -1)))
+
+        by_slab(image.shape[0], image.device, project_slab)
         return data
 
     def _back_project(self, data: Tensor, along_line: Tensor, views: Sequence[int] | None) -> Tensor:

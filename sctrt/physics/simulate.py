@@ -34,7 +34,7 @@ AXIS_TOLERANCE = 1e-3  # relative to the voxel size
 class Acquisition:
     """What a scanner measures, and what only a simulation knows of it: V views, S radial, T TOF bins, Z slices."""
 
-    data: Tensor  # [V, S, T, Z] counts, trues + scatter + randoms with Poisson noise
+    data: Tensor  # [V, S, T, Z] counts, trues + scatter + randoms, with Poisson noise or without
     attenuation: Tensor  # [V, S, 1, Z] the body's factors
     scatter: Tensor  # [V, S, T, Z] expected counts
     randoms: Tensor  # [V, S, T, Z] expected counts; the same in all lines of a slice (an expanded view)
@@ -50,7 +50,7 @@ def acquire(
     scatter_fraction: float = SCATTER_FRACTION,
     randoms_fraction: float = RANDOMS_FRACTION,
     psf_mm: float = PSF_FWHM_MM,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> Acquisition:
     """Simulates the coincidences of one scan.
 
@@ -64,7 +64,7 @@ def acquire(
         scatter_fraction: scatter / (trues + scatter), in [0, 1).
         randoms_fraction: randoms / (trues + scatter + randoms), in [0, 1).
         psf_mm: FWHM of the blur of the activity before projection.
-        seed: of the noise.
+        seed: of the noise; None gives the expected counts, without noise.
 
     Raises:
         ValueError: a fraction is outside [0, 1), or no activity projects into the data.
@@ -86,8 +86,14 @@ def acquire(
 
     scale = counts_per_slice * activity.shape[0] / float(total_trues)
     expected = trues.add_(scatter).add_(randoms).mul_(scale)
-    data = torch.poisson(expected.cpu(), generator=torch.Generator().manual_seed(seed)).to(projector.device)
+    data = expected if seed is None else _draw(expected, seed)
     return Acquisition(data, attenuation, scatter.mul_(scale), (scale * randoms).expand_as(data), scale)
+
+
+def _draw(expected: Tensor, seed: int) -> Tensor:
+    """Poisson counts, drawn on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.poisson(expected.cpu(), generator=generator).to(expected.device)
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -202,7 +208,7 @@ def simulate_nac(
         DeviceError: a CUDA device is asked for and there is none.
     """
     geometry = transverse_geometry(activity, tof_fwhm_ps=tof_fwhm_ps, n_views=n_views)
-    _check_pair(activity, ct, field_of_view(geometry).numpy())
+    check_scannable(activity, ct, field_of_view(geometry).numpy())
     report = progress or (lambda _: None)
     report(f"preparing the projector ({n_views} views, {geometry.n_tof} TOF bins)")
     projector = TofProjector(geometry, device)
@@ -266,8 +272,12 @@ def _interpolation(n_source: int, n_target: int, step: float) -> Tensor:
     return (weights / weights.sum(1, keepdim=True))[:, margin:-margin]
 
 
-def _check_pair(activity: Volume, ct: Volume, fov: np.ndarray) -> None:
-    """Refuses what cannot be scanned; `fov` is the [y, x] disc that the scanner sees."""
+def check_scannable(activity: Volume, ct: Volume, fov: np.ndarray) -> None:
+    """Refuses what cannot be scanned; `fov` is the [y, x] disc that the scanner sees.
+
+    Raises:
+        VolumeError: as `simulate_nac` says.
+    """
     if ct.shape != activity.shape or not np.allclose(ct.affine, activity.affine, atol=1e-3):
         raise VolumeError(
             f"expected the CT on the activity's grid {activity.shape}, got {ct.shape} with "
