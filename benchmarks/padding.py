@@ -25,9 +25,10 @@ SIZES = ((4, 0), (16, 0), (32, 0), (32, 32), (32, 64), (32, 96))
 
 def main(
     case: Annotated[list[Path], typer.Option(help="Folders with nac.nii.gz and ct.nii.gz.")],
+    model: Annotated[Path | None, typer.Option(help="Bundle; default: the model that ships.")] = None,
     json: Annotated[Path | None, typer.Option(help="Where the numbers go.")] = None,
 ) -> None:
-    synthesizer = Synthesizer()
+    synthesizer = Synthesizer(model)
     cases: dict[str, list[dict[str, Any]]] = {}
     for folder in case:
         nac, ct = nifti.load(folder / "nac.nii.gz"), nifti.load(folder / "ct.nii.gz", unit="HU")

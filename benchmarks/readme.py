@@ -29,6 +29,30 @@ def held_out(content: dict[str, Any]) -> str:
     return "\n".join([*parts, f"`{content['command']}` at commit {content['commit']}. {content['note']}\n"])
 
 
+def before_after(content: dict[str, Any]) -> str:
+    """The shipped weights' synthetic CTs, and those before them."""
+    before = json.loads((RESULTS / "held_out_before.json").read_text())["cases"]
+    columns = {
+        "MAE body [HU]": "mae_body",
+        "MAE body + 12 mm [HU]": "mae_dilated_12mm",
+        "MAE lung [HU]": "mae_lung",
+        "MAE soft [HU]": "mae_soft",
+        "MAE bone [HU]": "mae_bone",
+        "bone Dice": "bone_dice_200",
+    }
+    lines = [f"| before -> after | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    for case, rows in content["cases"].items():
+        pairs = [(one["synthetic CT"][name] for one in (before[case], rows)) for name in columns.values()]
+        lines.append(f"| {case} | {' | '.join(' -> '.join(map(_short, pair)) for pair in pairs)} |")
+    return "\n".join([*lines, "\n"])
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value < 1 else f"{value:.0f}"
+
+
 def speed(content: dict[str, Any]) -> str:
     """One whole body, sctrt beside a plain PyTorch loop."""
     lines = ["| | load [s] | run [s] | peak memory [MB] |", "| --- | ---: | ---: | ---: |"]
@@ -125,6 +149,7 @@ SECTIONS = (  # document, section, results, renderer
     ("README.md", "runtimes", "runtimes.json", runtimes),
     ("README.md", "kernels", "kernels.json", kernels_table.short),
     ("README.md", "gpu", "gpu_pipeline.json", pipeline_table.markdown),
+    ("docs/model.md", "before-after", "held_out.json", before_after),
     ("docs/model.md", "training", "training.json", training),
     ("docs/engines.md", "precision", "precision.json", precision),
     ("docs/engines.md", "engine-memory", "engine_memory.json", engine_memory),

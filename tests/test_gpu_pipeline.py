@@ -397,7 +397,7 @@ def test_tensorrt_gives_the_ct_of_a_cpu_runtime(tensorrt, tiny_bundle, pet, tmp_
 
 @pytest.mark.parametrize("step", ["deserialize", "context", "execute"])
 def test_tensorrt_that_runs_out_of_memory_is_told(tensorrt, tiny_bundle, pet, tmp_path, step):
-    build_engines(tiny_bundle, (40, 40, 40), tmp_path)
+    build_engines(tiny_bundle, (40, 32, 38), tmp_path)
     synthesizer = Synthesizer(tiny_bundle.path, device="cuda", precision="fp32", engine_dir=tmp_path)
     tensorrt.gpu.run_out_of_memory(step)
     with pytest.raises(OutOfMemory, match="with all volumes on the host"):

@@ -21,7 +21,7 @@ from ..planes import SIZE_STEP
 from . import BuiltRuntime, Part
 
 FORMAT_VERSION = 1
-MAX_PADDING = 2 * SIZE_STEP  # pixels; an engine larger by so many would change the CT too much (docs/engines.md)
+MAX_PADDING = SIZE_STEP  # pixels; an engine larger by so many would change the CT too much (docs/engines.md)
 MAX_FINGERPRINT_BYTES = 1 << 16  # a real one has about 1 kB
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Pixels = Annotated[int, Field(ge=1, le=1 << 16)]

@@ -28,7 +28,7 @@ MIN_WINDOW, WINDOW_STEP = 48, 16  # voxels
 # Of tall cases a part is trained on as well, as if no more had been scanned: its normaliser, edges and body box differ.
 TALL, MIN_PART = 110, 48  # voxels
 VALIDATE_EVERY = 8  # slices
-PADDED_SHARE = 0.5  # of the micro-batches that are padded as for engines of fixed size, which may be a step larger
+PADDED_SHARE = 0.5  # of the micro-batches that are padded as for engines of fixed size, some a step further
 GAIN_JITTER = 0.12  # standard deviation of the log of the PET's scale, as augmentation
 
 
