@@ -42,9 +42,11 @@ def before_after(content: dict[str, Any]) -> str:
     }
     lines = [f"| before -> after | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     for case, rows in content["cases"].items():
-        pairs = [(one["synthetic CT"][name] for one in (before[case], rows)) for name in columns.values()]
-        lines.append(f"| {case} | {' | '.join(' -> '.join(map(_short, pair)) for pair in pairs)} |")
-    return "\n".join([*lines, "\n"])
+        cells = [
+            " -> ".join(_short(one["synthetic CT"][name]) for one in (before[case], rows)) for name in columns.values()
+        ]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def _short(value: float | None) -> str:
