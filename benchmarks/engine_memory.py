@@ -52,7 +52,7 @@ def main(
 
 
 def _row(bundle: Bundle, part: Any, height: int, width: int, batch: int, precision: str) -> dict[str, Any]:
-    path, a = (bundle.encoder_onnx if part == "encoder" else bundle.decoder_onnx), bundle.manifest.architecture
+    path, a = bundle.onnx(part), bundle.manifest.architecture
     network = fixed_network(path, part, a, height, width, precision)
     _, reported = build(tensorrt_rtx, network, max_batch=batch, targets=TARGETS)
     return {

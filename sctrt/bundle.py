@@ -119,6 +119,10 @@ class Bundle:
     def decoder_onnx(self) -> Path:
         return self.path / DECODER
 
+    def onnx(self, part: Literal["encoder", "decoder"]) -> Path:
+        """The network of one half."""
+        return self.encoder_onnx if part == "encoder" else self.decoder_onnx
+
     @property
     def weights(self) -> Path:
         return self.path / WEIGHTS

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import stand_in_tensorrt
 from sctrt import bundle as bundles
-from sctrt import cli, engines, gpus, ops, plan
+from sctrt import engines, gpus, ops, plan
 from sctrt.engines import build, cache, network, tensorrt, verify
 from sctrt.errors import DeviceError, EngineError, OutOfMemory
 
@@ -329,19 +329,13 @@ def test_the_sample_is_a_body_and_always_the_same(size, tiny_bundle, scales_bund
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(run, monkeypatch, tmp_path):
     """Runs `sctrt build-engine ARGS` in this process with engines in tmp_path/engines: (exit code, what it said)."""
     monkeypatch.setenv("SCTRT_ENGINE_DIR", str(tmp_path / "engines"))
 
     def call(*args, command="build-engine"):
-        monkeypatch.setattr(sys, "argv", ["sctrt", command, *map(str, args)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.err + captured.out
+        code, out, err = run(command, *args)
+        return code, err + out
 
     return call
 

@@ -16,12 +16,8 @@ FLOAT, HALF = onnx.TensorProto.FLOAT, {"fp16": onnx.TensorProto.FLOAT16, "bf16":
 PARTS = ("encoder", "decoder")
 
 
-def source(bundle, part):
-    return bundle.encoder_onnx if part == "encoder" else bundle.decoder_onnx
-
-
 def make(bundle, part, height=24, width=16, precision="fp32", **options):
-    return fixed_network(source(bundle, part), part, bundle.manifest.architecture, height, width, precision, **options)
+    return fixed_network(bundle.onnx(part), part, bundle.manifest.architecture, height, width, precision, **options)
 
 
 def run(model, images):
@@ -47,14 +43,14 @@ def test_fp32_is_the_same_network(part, bundle_name, chunks, size, request, monk
     positions = size[0] * size[1] // 16
     monkeypatch.setattr(networks, "attention_chunks", lambda *_: min(chunks, positions))
     images = inputs(bundle, part, *size)
-    expected = run(str(source(bundle, part)), images)
+    expected = run(str(bundle.onnx(part)), images)
     np.testing.assert_allclose(run(make(bundle, part, *size), images), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_fp16_is_near_and_fp32_layers_make_it_nearer(part, tiny_bundle):
     images = inputs(tiny_bundle, part, 32, 32)
-    expected = run(str(source(tiny_bundle, part)), images)
+    expected = run(str(tiny_bundle.onnx(part)), images)
     kinds = ("norm", "attention", "quantiser", "conv_out", "other")
     errors = [
         np.abs(run(make(tiny_bundle, part, 32, 32, "fp16", keep_fp32=kinds[:n]), images) - expected).max()

@@ -27,7 +27,7 @@ def onnx_of(tiny_bundle):
     """ONNX bytes of one half of the tiny bundle for 32 x 64 pixels."""
 
     def make(part, precision="fp32"):
-        path = tiny_bundle.encoder_onnx if part == "encoder" else tiny_bundle.decoder_onnx
+        path = tiny_bundle.onnx(part)
         architecture = tiny_bundle.manifest.architecture
         keep = network.KEEP_FP32[precision]
         return network.fixed_network(path, part, architecture, HEIGHT, WIDTH, precision, keep_fp32=keep)

@@ -118,7 +118,7 @@ class _Order(NamedTuple):
     def build(self, trt, progress: Progress) -> cache.Entry:
         wanted, manifest = self.wanted, self.wanted.bundle.manifest
         start = time.perf_counter()
-        path = wanted.bundle.encoder_onnx if wanted.part == "encoder" else wanted.bundle.decoder_onnx
+        path = wanted.bundle.onnx(wanted.part)
         size = wanted.height, wanted.width
         onnx_bytes = fixed_network(path, wanted.part, manifest.architecture, *size, wanted.precision)
         plan = tensorrt.build(

@@ -45,7 +45,7 @@ def load(bundle: Bundle, part: Part, precision: str, device: str) -> OnnxRuntime
     """Opens one half of the network."""
     if precision != "fp32":
         raise EngineError(f"ONNX Runtime runs fp32 on a CPU, got precision {precision!r}; use --runtime openvino")
-    path = bundle.encoder_onnx if part == "encoder" else bundle.decoder_onnx
+    path = bundle.onnx(part)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:

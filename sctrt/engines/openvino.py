@@ -44,7 +44,7 @@ class OpenVinoEngine:
 
 def load(bundle: Bundle, part: Part, precision: str, device: str) -> OpenVinoEngine:
     """Compiles one half of the network for this CPU."""
-    path = bundle.encoder_onnx if part == "encoder" else bundle.decoder_onnx
+    path = bundle.onnx(part)
     settings = {"INFERENCE_PRECISION_HINT": PRECISION[precision], "PERFORMANCE_HINT": "LATENCY"}
     try:
         return OpenVinoEngine(openvino.Core().compile_model(str(path), device.upper(), settings))

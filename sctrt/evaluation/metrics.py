@@ -13,6 +13,7 @@ from ..attenuation import hu_to_mu
 from ..errors import VolumeError
 from ..units import BONE_ABOVE, FAT_HU, LUNG_HU, SOFT_HU
 from ..volume import Volume
+from .regions import dice
 
 BODY_ABOVE = -300.0  # HU; skin lies above, clothes and bedding below
 # Tissue that a synthetic CT invents outside the body is invisible in the body mask, yet attenuates: a contour 4 mm too
@@ -74,7 +75,7 @@ def compare(sct: Volume, ct: Volume, *, bone_dice: bool = True) -> Metrics:
         mae_fat=_mean_abs(error, body & _between(truth, FAT_HU)),
         mae_soft=_mean_abs(error, body & _between(truth, SOFT_HU)),
         mae_bone=_mean_abs(error, body & (truth > BONE_ABOVE)),
-        bone_dice_200=_dice(sct.array[body] > BONE_ABOVE, truth[body] > BONE_ABOVE) if bone_dice else None,
+        bone_dice_200=dice(sct.array[body] > BONE_ABOVE, truth[body] > BONE_ABOVE) if bone_dice else None,
         mu_mae_body=float(np.abs(mu_error).mean(dtype=np.float64)),
     )
 
@@ -115,11 +116,6 @@ def _between(values: NDArray, limits: tuple[float, float]) -> NDArray[np.bool_]:
 
 def _mean_abs(error: NDArray[np.float64], where: NDArray[np.bool_]) -> float | None:
     return float(np.abs(error[where]).mean()) if where.any() else None
-
-
-def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float | None:
-    total = int(one.sum()) + int(other.sum())
-    return 2 * int((one & other).sum()) / total if total else None
 
 
 def same_grid(one: Volume, other: Volume) -> bool:

@@ -13,9 +13,9 @@ from scipy import ndimage
 from ..errors import VolumeError
 from ..phantom import labels as phantom
 from ..phantom.labels import Tissue
-from ..units import BONE_ABOVE, FAT_HU, LUNG_HU, SOFT_HU
 from ..volume import Volume
 from .metrics import body_mask
+from .regions import tissue_mask
 
 Mask = NDArray[np.bool_]  # [z, y, x]
 Groups = Mapping[str, tuple[int, ...]]  # name of a tissue -> its values in a label image
@@ -92,13 +92,9 @@ def tissues_by_hu(ct: Volume) -> dict[str, Mask]:
     Args:
         ct: [z, y, x] HU.
     """
-    body, hu = body_mask(ct), ct.array
-    masks = {
-        "lung": body & (hu >= LUNG_HU[0]) & (hu <= LUNG_HU[1]),
-        "fat": body & (hu >= FAT_HU[0]) & (hu <= FAT_HU[1]),
-        "soft tissue": body & (hu >= SOFT_HU[0]) & (hu <= SOFT_HU[1]),
-        "bone": body & (hu > BONE_ABOVE),
-    }
+    body = body_mask(ct)
+    names = {"lung": "lung", "fat": "fat", "soft tissue": "soft", "bone": "bone"}
+    masks = {name: body & tissue_mask(ct.array, tissue) for name, tissue in names.items()}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 

@@ -102,7 +102,7 @@ def mu_errors(sct: NDArray[np.float32], ct: NDArray[np.float32], convention: str
     return MuErrors(mae_per_cm=float(np.abs(error).mean()), me_per_cm=float(error.mean()))
 
 
-def tissue_mask(ct: NDArray[np.float64], name: str) -> NDArray[np.bool_]:
+def tissue_mask(ct: NDArray, name: str) -> NDArray[np.bool_]:
     """Voxels of a true CT [HU] that are one of `TISSUES`; those between two limits include both."""
     low, high = TISSUES[name]
     if name == "air":
