@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from . import bundle as bundles
 from . import engines, nifti, ops
-from .attenuation import hu_to_mu
 from .bundle import Bundle
 from .checks import check_pet
 from .device import Device, open_device
 from .engines.verify import verify_if_needed
 from .errors import EngineError, OutOfMemory
+from .mu_map import mu_map
 from .plan import GB, Grids, Network, Plan, PlanePlan, any_size, engine_size, make_plan
 from .planes import PLANES, Plane
 from .preprocess import Grid, NetworkInput, model_grid, network_input, samples_per_voxel
@@ -48,12 +48,7 @@ class Synthesis:
 
     def mu_map(self, kvp: int = 120) -> Volume:
         """Attenuation map at 511 keV [1/cm], Carney 2006 for a tube voltage of `kvp` kV."""
-        return mu_map(self.ct, kvp)
-
-
-def mu_map(ct: Volume, kvp: int = 120) -> Volume:
-    """Attenuation map at 511 keV [1/cm] of a CT in HU, Carney 2006 for a tube voltage of `kvp` kV."""
-    return Volume(hu_to_mu(ct.array, kvp).astype(np.float32), ct.affine, "1/cm")
+        return mu_map(self.ct, kvp=kvp)
 
 
 class Synthesizer:

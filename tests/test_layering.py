@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "mu_map": {"errors", "volume", "attenuation", "preprocess"},
     "pipeline": {
         *("errors", "units", "attenuation", "planes", "volume", "nifti", "checks", "ops", "bundle", "preprocess"),
-        *("engines", "device", "plan", "run"),
+        *("engines", "device", "plan", "run", "mu_map"),
     },
     "physics": {"errors", "volume", "attenuation"},
     "phantom": {"errors", "units", "volume"},

@@ -12,7 +12,8 @@ import sctrt
 from conftest import LPS_RAS, ORIENTATIONS, as_nibabel
 from sctrt import BundleError, DeviceError, EngineError, Synthesizer, Volume, VolumeError, nifti
 from sctrt.attenuation import hu_to_mu
-from sctrt.pipeline import FUSIONS, as_volume, hu_summary, mu_map
+from sctrt.mu_map import mu_map
+from sctrt.pipeline import FUSIONS, as_volume, hu_summary
 from sctrt.planes import PLANES
 
 AIR = -1000.0
@@ -307,7 +308,7 @@ def test_the_mu_map_is_carneys(result, kvp):
     volume = result.mu_map(kvp=kvp)
     assert volume.unit == "1/cm" and volume.array.dtype == np.float32
     np.testing.assert_allclose(volume.array, hu_to_mu(result.ct.array, kvp), rtol=1e-6)
-    np.testing.assert_array_equal(mu_map(result.ct, kvp).array, volume.array)
+    np.testing.assert_array_equal(mu_map(result.ct, kvp=kvp).array, volume.array)
 
 
 def test_an_unknown_tube_voltage_is_refused(result):
