@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sctrt import Synthesizer, Volume, VolumeError, bundle, ops
+from sctrt.attenuation import hu_to_mu
 from sctrt.bundle import Architecture, Normaliser
 from sctrt.planes import PLANES, SIZE_STEP, padded_size, slice_axis
 from sctrt.preprocess import AIR_INPUT, compress, network_input
@@ -34,7 +35,8 @@ from sctrt.training.data import (  # noqa: E402
     scale_pet,
     take_slices,
 )
-from sctrt.training.module import tissue_weight, warm_up_and_cosine  # noqa: E402
+from sctrt.training.lines import line_errors  # noqa: E402
+from sctrt.training.module import PetToCt, tissue_weight, warm_up_and_cosine  # noqa: E402
 
 TINY = TrainingConfig(
     architecture=Architecture(channels=8, blocks=1, groups=4, codes=32, input_channels=4, output_channels=1),
@@ -294,6 +296,29 @@ def test_the_codebook_is_bypassed_then_started_and_follows():
 def test_bone_counts_more_and_air_less():
     ct = torch.from_numpy(hu_to_network(np.float32([-1000, -800, 0, 140, 500]))).view(1, 1, 1, 5)
     torch.testing.assert_close(tissue_weight(ct, TINY).flatten(), torch.tensor([0.3, 1.0, 1.0, 1.0, 4.0]))
+
+
+def test_line_errors_are_those_of_attenuation_along_columns_and_rows():
+    rng = np.random.default_rng(0)
+    one, other = (rng.uniform(-1100, 1500, (2, 1, 5, 7)) for _ in range(2))
+    predicted, ct = (torch.from_numpy(hu_to_network(hu)) for hu in (one, other))
+    columns, rows = line_errors(predicted, ct, spacing_mm=4.0)
+    mu = 0.4 * (hu_to_mu(np.maximum(one, HU_MIN)) - hu_to_mu(np.maximum(other, HU_MIN)))
+    np.testing.assert_allclose(columns, mu.sum(axis=2), atol=1e-9)
+    np.testing.assert_allclose(rows, mu.sum(axis=3), atol=1e-9)
+
+
+def test_the_loss_sees_a_bias_along_lines_that_voxels_hide():
+    """The same error in each voxel: of one sign it adds up along lines, of both it does not."""
+    stage_of = PetToCt(TINY.model_copy(update={"line_weight": 1.0}))
+    ct = torch.zeros(1, 1, 8, 8)
+    wider = ct + 0.01
+    jagged = ct + 0.01 * torch.tensor([1.0, -1.0]).repeat(4)[None] * torch.tensor([1.0, -1.0]).repeat(4)[:, None]
+    one, other = (stage_of._reconstruction_loss(guess, ct) for guess in (wider, jagged))
+    without = PetToCt(TINY)._reconstruction_loss(wider, ct)
+    torch.testing.assert_close(other, without)
+    along = 8 * 0.4 * (hu_to_mu(network_to_hu(0.01)) - hu_to_mu(network_to_hu(0.0)))
+    assert float(one - without) > 0.001 and float(one - without) == pytest.approx(float(along), rel=1e-3)
 
 
 def test_the_learning_rate_rises_then_falls():

@@ -44,6 +44,7 @@ class TrainingConfig(BaseModel):
     )  # of the running mean of the weights that is kept as the result
     bone_weight: float = Field(default=4.0, gt=0)
     air_weight: float = Field(default=0.3, gt=0)
+    line_weight: float = Field(default=0.0, ge=0)  # of line integrals' errors beside those of voxels
     commitment: float = Field(default=0.25, ge=0)
     codebook_decay: float = Field(default=0.99, gt=0, lt=1)
     seed: int = 0

@@ -120,7 +120,7 @@ def scale_pet(pet: Tensor, gain: float, exponent: float) -> Tensor:
 class RandomSlices(IterableDataset):
     """Endless micro-batches: a random case, a random plane, random slices of about `pixels` pixels in all."""
 
-    def __init__(self, cases: list[Case], config: TrainingConfig, seed: int) -> None:
+    def __init__(self, cases: list[Case], config: TrainingConfig, seed: int | tuple[int, ...]) -> None:
         self.cases, self.config, self.seed = cases, config, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -180,7 +180,9 @@ class CaseData(lightning.LightningDataModule):
         self.validation = [load_case(folder, config) for folder in validation]
 
     def train_dataloader(self) -> DataLoader:
-        seed = self.config.seed * 1000 + self._rank_of()[0]
+        step = self.trainer.global_step if self.trainer else 0
+        # A resumed run must not see again what it has been trained on.
+        seed = (self.config.seed * 1000 + self._rank_of()[0], step)
         return DataLoader(RandomSlices(self.train, self.config, seed), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:

@@ -20,6 +20,7 @@ from ..model.autoencoder import VQAutoencoder
 from ..units import BONE_ABOVE, LUNG_HU, network_to_hu
 from .codebook import CodebookFollower
 from .config import StageConfig, TrainingConfig
+from .lines import line_errors
 
 BONE_HU = 150.0  # above: weighted as bone
 AIR_HU = -950.0  # below: weighted as air (a higher threshold would hit the lung)
@@ -55,7 +56,11 @@ class Stage(lightning.LightningModule):
         weight = tissue_weight(ct, self.config)
         error = predicted - ct
         squared = self.global_step < self.stage.squared_error_steps
-        return (weight * (10 * error.square() if squared else error.abs())).sum() / weight.sum()
+        voxels = (weight * (10 * error.square() if squared else error.abs())).sum() / weight.sum()
+        if not self.config.line_weight:
+            return voxels
+        lines = line_errors(predicted, ct, self.config.spacing_mm)
+        return voxels + self.config.line_weight * sum(along.abs().mean() for along in lines) / len(lines)
 
     @torch.no_grad()
     def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
@@ -66,7 +71,7 @@ class Stage(lightning.LightningModule):
         self.average.quantize.load_state_dict(self.model.quantize.state_dict())
 
     def on_validation_start(self) -> None:
-        self._sums = torch.zeros(8)
+        self._sums = torch.zeros(11)
         self._used = torch.zeros(self.config.architecture.codes)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -74,13 +79,16 @@ class Stage(lightning.LightningModule):
         if self.follower.started:
             latent, index = self.average.quantize(latent)
             self._used += torch.bincount(index.flatten(), minlength=len(self._used)).cpu()
-        predicted, hu = network_to_hu(self.average.decode(latent).float()), network_to_hu(batch[1])
+        decoded = self.average.decode(latent).float()
+        lines = torch.cat([along.flatten() for along in line_errors(decoded, batch[1], self.config.spacing_mm)])
+        predicted, hu = network_to_hu(decoded), network_to_hu(batch[1])
         error = (predicted - hu).abs()
         lung = (hu > LUNG_HU[0]) & (hu < LUNG_HU[1])
         bone, guess = hu > BONE_ABOVE, predicted > BONE_ABOVE
         body = hu > AIR_HU
         terms = [error[body].sum(), body.sum(), error[lung].sum(), lung.sum(), error[bone].sum(), bone.sum()]
-        self._sums += torch.stack([*terms, (bone & guess).sum(), guess.sum()]).float().cpu()
+        terms += [(bone & guess).sum(), guess.sum(), lines.sum(), lines.abs().sum(), torch.tensor(len(lines))]
+        self._sums += torch.tensor([float(term) for term in terms])
 
     def on_validation_epoch_end(self) -> None:
         s, used = (self.trainer.strategy.reduce(t, reduce_op="sum") for t in (self._sums, self._used))
@@ -91,6 +99,8 @@ class Stage(lightning.LightningModule):
                 "val/mae_lung": s[2] / s[3].clamp_min(1),
                 "val/mae_bone": s[4] / s[5].clamp_min(1),
                 "val/dice_bone": 2 * s[6] / (s[5] + s[7]).clamp_min(1),
+                "val/line_bias": s[8] / s[10].clamp_min(1),
+                "val/line_error": s[9] / s[10].clamp_min(1),
                 "val/codes": (used > 0).sum().float(),
                 "val/perplexity": torch.exp(-(share * share.clamp_min(1e-12).log()).sum()),
             },
