@@ -141,49 +141,79 @@ def evaluate(
         Path | None, typer.Option(help="Of the synthetic CT [HU], or a folder of the same names: is it calibrated?")
     ] = None,
     organs: Annotated[
-        Path | None, typer.Option(help="TotalSegmentator labels, for BIC-MAC's exclusion at the liver's dome.")
+        Path | None,
+        typer.Option(help="TotalSegmentator labels: organs of the PET, and BIC-MAC's exclusion at the liver."),
     ] = None,
+    pet_ac: Annotated[
+        Path | None,
+        typer.Option(
+            help="Activity, or a corrected PET, or a folder of the same names: a scan with the true CT is simulated, "
+            "and corrected with the synthetic CT, 4 classes, no bone and water."
+        ),
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Of sctrt simulate: organs and lesions; or a folder.")] = None,
+    tof_ps: Annotated[
+        float, typer.Option(min=0, max=2000, help="Of the simulated scan, FWHM [ps]; 0: no time of flight.")
+    ] = 385.0,
+    psf_mm: Annotated[
+        float, typer.Option(min=0, max=20, help="Blur of the simulated scanner [mm]; 0 for a corrected PET.")
+    ] = 4.5,
+    noise_seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the simulated scan's noise; default: no noise.")
+    ] = None,
+    pets: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="PET REFERENCE", help="Instead: PETs corrected with the synthetic and with the true CT."),
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the report's pictures as PNG.")] = None,
     kvp: Annotated[int, typer.Option(help="Tube voltage of HU to mu [kV].")] = 120,
 ) -> None:
-    """Measures synthetic CTs against true ones: HU, mu, line integrals, contour; in the body and around it."""
+    """Measures synthetic CTs against true ones: HU, mu, line integrals, contour, and what they do to the PET."""
     from .attenuation import line
     from .evaluation import outputs as evaluation
+    from .physics.scan import Scan
 
     try:
         line("carney", kvp)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    wanted = evaluation.Outputs(output, csv, markdown, report)
+    wanted = evaluation.Outputs(output, csv, markdown, report, figures)
     endings = {output: (".json",), csv: (".csv",), markdown: (".md", ".txt"), report: (".html", ".htm")}
     _check_outputs(sct, endings)
-    cases = _evaluation_cases(sct, ct, uncertainty, organs)
+    if figures:
+        _check_folder(figures)
+    pet, reference_pet = pets or (None, None)
+    others = {"uncertainty": uncertainty, "organs": organs, "activity": pet_ac, "labels": labels}
+    cases = _evaluation_cases(sct, ct, {**others, "pet": pet, "reference_pet": reference_pet})
+    if any(case.activity for case in cases):
+        _need("torch", "simulation", "demo")
     many = sct.is_dir() or sct.suffix.lower() == ".csv"
-    say = _say if many else lambda _: None
-    found, text = evaluation.run(cases, wanted, version=_version(), kvp=kvp, go_on=many, say=say)
+    scan = Scan(tof_fwhm_ps=tof_ps or None, psf_mm=psf_mm, seed=noise_seed, kvp=kvp)
+    say = _say if many or pet_ac else lambda _: None
+    found, text = evaluation.run(cases, wanted, version=_version(), scan=scan, go_on=many, say=say)
     print(text)
     if found.failed:
         raise SctrtError(f"{len(found.failed)} of {len(cases)} cases were left out: {', '.join(found.failed)}")
 
 
-def _evaluation_cases(sct: Path, ct: Path | None, uncertainty: Path | None, organs: Path | None) -> list[CaseFiles]:
-    """What `evaluate` was asked to compare."""
-    from .evaluation.cohort import Files, files_of_csv, files_of_folders
+def _evaluation_cases(sct: Path, ct: Path | None, others: dict[str, Path | None]) -> list[CaseFiles]:
+    """What `evaluate` was asked to compare; `others` are further files of a case, or folders of them."""
+    from .evaluation.cohort import COLUMNS, Files, files_of_csv, files_of_folders
 
+    given = {name: path for name, path in others.items() if path}
     if sct.suffix.lower() == ".csv":
-        if ct or uncertainty or organs:
-            raise typer.BadParameter(
-                "a CSV names all files (columns sct, ct, uncertainty, organs); give nothing beside it"
-            )
+        if ct or given:
+            raise typer.BadParameter(f"a CSV names all files (columns {', '.join(COLUMNS)}); give nothing beside it")
         return files_of_csv(sct)
     if ct is None:
         raise typer.BadParameter("expected the true CT after the synthetic one, or a CSV with the columns sct and ct")
+    if given.keys() >= {"activity", "pet"}:
+        raise typer.BadParameter("expected --pet-ac, to simulate corrected PETs, or --pets, to compare two; got both")
     if sct.is_dir():
-        if not ct.is_dir() or (uncertainty and not uncertainty.is_dir()):
+        if not ct.is_dir() or not all(path.is_dir() for path in given.values()):
             raise typer.BadParameter("expected folders throughout, with files of the same names, or files throughout")
-        if organs:
-            raise typer.BadParameter("--organs is of one case; for many name them in a CSV (column organs)")
-        return files_of_folders(sct, ct, uncertainty)
-    return [Files(sct.name.removesuffix(".gz").removesuffix(".nii"), sct, ct, uncertainty, organs)]
+        return files_of_folders(sct, ct=ct, **given)
+    return [Files(sct.name.removesuffix(".gz").removesuffix(".nii"), sct, ct, **given)]
 
 
 @app.command()

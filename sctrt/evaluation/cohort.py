@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from .. import nifti
-from ..attenuation import DEFAULT_KVP
 from ..errors import VolumeError
+from ..physics.scan import DEFAULT_SCAN, Scan
+from . import pet_case
 from .case import Case, evaluate_pair
 from .pairs import Pair, make_pair
+from .pet_case import PetCase
+from .pet_error import PetError
 from .summary import flat
 
 RESAMPLES = 9999
@@ -31,7 +34,11 @@ class Files:
     sct: Path
     ct: Path
     uncertainty: Path | None = None
-    organs: Path | None = None
+    organs: Path | None = None  # TotalSegmentator's labels
+    activity: Path | None = None  # to be scanned, or a corrected PET
+    labels: Path | None = None  # of a phantom
+    pet: Path | None = None  # corrected with the synthetic CT
+    reference_pet: Path | None = None  # corrected with the true CT
 
 
 class Mean(BaseModel):
@@ -52,10 +59,15 @@ class Cohort:
 
     cases: dict[str, Case]
     failed: dict[str, str]  # and why
+    pet_errors: dict[str, dict[str, PetError]] = field(default_factory=dict)  # by case and map, of those with a PET
 
 
-def files_of_folders(scts: Path, cts: Path, uncertainties: Path | None = None) -> list[Files]:
+def files_of_folders(scts: Path, **others: Path | None) -> list[Files]:
     """The NIfTI files of one folder and those of the same relative name in others.
+
+    Args:
+        scts: folder of synthetic CTs.
+        others: field of `Files` -> folder; None where there is none.
 
     Raises:
         VolumeError: the first folder holds no NIfTI file.
@@ -64,12 +76,15 @@ def files_of_folders(scts: Path, cts: Path, uncertainties: Path | None = None) -
     if not found:
         raise VolumeError(f"{scts}: expected NIfTI files of synthetic CTs, got none; check the folder")
     names = [path.relative_to(scts).as_posix() for path in found]
-    spreads = [uncertainties / name if uncertainties else None for name in names]
-    return [Files(_stem(n), p, cts / n, u) for n, p, u in zip(names, found, spreads, strict=True)]
+    given = {key: folder for key, folder in others.items() if folder}
+    return [
+        Files(_stem(name), path, **{key: folder / name for key, folder in given.items()})
+        for name, path in zip(names, found, strict=True)
+    ]
 
 
 def files_of_csv(table: Path) -> list[Files]:
-    """The rows of a table with the columns sct and ct, and perhaps name, uncertainty, organs; paths from its folder.
+    """The rows of a table with the columns sct and ct, and perhaps those of `COLUMNS`; paths from the table's folder.
 
     Raises:
         VolumeError: it cannot be read, has no such columns, no rows, or two of one name.
@@ -96,49 +111,72 @@ def files_of_csv(table: Path) -> list[Files]:
     return made
 
 
+def check_files(files: Files) -> None:
+    """Refuses a case whose PETs cannot be told apart; raises VolumeError."""
+    if (files.pet is None) != (files.reference_pet is None):
+        raise VolumeError("expected two corrected PETs (pet, reference_pet) or none, got one; name the other, too")
+    if files.activity and files.pet:
+        raise VolumeError("expected an activity to scan or two corrected PETs, got both; leave out one of them")
+
+
 def load_pair(files: Files) -> Pair:
     """Reads and brings together the two CTs of a case; raises VolumeError."""
     return make_pair(nifti.load(files.sct, unit="HU"), nifti.load(files.ct, unit="HU"))
 
 
-def evaluate_files(files: Files, pair: Pair, kvp: int = DEFAULT_KVP) -> Case:
-    """Measures one case; raises VolumeError."""
-    spread, organs = (nifti.load(path) if path else None for path in (files.uncertainty, files.organs))
-    return evaluate_pair(pair, uncertainty=spread, organs=organs, kvp=kvp)
+def evaluate_files(
+    files: Files, pair: Pair, scan: Scan = DEFAULT_SCAN, say: Callable[[str], None] = lambda _: None
+) -> tuple[Case, PetCase | None]:
+    """Measures one case, and its PETs where it has some; raises VolumeError."""
+    spread, organs, activity, labels, pet, reference = (
+        nifti.load(path) if path else None
+        for path in (files.uncertainty, files.organs, files.activity, files.labels, files.pet, files.reference_pet)
+    )
+    case = evaluate_pair(pair, uncertainty=spread, organs=organs, kvp=scan.kvp)
+    pets = None
+    if activity:
+        pets = pet_case.simulated(pair, activity, labels=labels, organs=organs, scan=scan, progress=say)
+    elif pet and reference:
+        pets = pet_case.given(pair, pet, reference, labels=labels, organs=organs)
+    return (case.model_copy(update={"pet_ac": pets.record()}) if pets else case), pets
 
 
 def evaluate_cohort(
     cases: list[Files],
     *,
-    kvp: int = DEFAULT_KVP,
+    scan: Scan = DEFAULT_SCAN,
     go_on: bool = True,
     say: Callable[[str], None] = lambda _: None,
-    seen: Callable[[Files, Pair, Case], None] = lambda *_: None,
+    seen: Callable[[Files, Pair, Case, PetCase | None], None] = lambda *_: None,
 ) -> Cohort:
     """Measures every case.
 
     Args:
         cases: what belongs together.
-        kvp: see `case.evaluate`.
+        scan: where a PET is simulated; its `kvp` is that of all conventions that have one.
         go_on: one that cannot be measured is listed with its reason, and the others go on; else its error is raised.
         say: called with a line after each case.
         seen: called with each case while its arrays are at hand, for figures.
     """
     good: dict[str, Case] = {}
     failed: dict[str, str] = {}
+    errors: dict[str, dict[str, PetError]] = {}
     for number, files in enumerate(cases, 1):
         try:
+            check_files(files)
             pair = load_pair(files)
-            case = evaluate_files(files, pair, kvp)
-            seen(files, pair, case)
+            case, pets = evaluate_files(files, pair, scan, say)
+            seen(files, pair, case, pets)
             good[files.name] = case
+            if pets:
+                errors[files.name] = pets.errors
             say(f"{number}/{len(cases)} {files.name}: MAE {case.body.mae_hu:.1f} HU in the body")
         except Exception as error:  # whatever it is: hours of other cases must not be lost
             if not go_on:
                 raise
             failed[files.name] = str(error) if isinstance(error, VolumeError) else f"{type(error).__name__}: {error}"
             say(f"{number}/{len(cases)} {files.name}: left out: {failed[files.name]}")
-    return Cohort(good, failed)
+    return Cohort(good, failed, errors)
 
 
 def means(cases: Mapping[str, Case]) -> dict[str, Mean]:
@@ -177,14 +215,14 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
 
 
 def _row(folder: Path, row: Mapping[str, str | None], number: int) -> Files:
-    paths = {key: folder / value.strip() if (value := row.get(key)) and value.strip() else None for key in COLUMNS}
-    if paths["sct"] is None or paths["ct"] is None:
+    given = {key: folder / value.strip() for key in COLUMNS if (value := row.get(key)) and value.strip()}
+    if not {"sct", "ct"} <= given.keys():
         raise VolumeError(f"expected a file in sct and in ct, got line {number} without; fill it in or remove the line")
     name = (row.get("name") or "").strip() or _stem(row["sct"] or "")
-    return Files(name, paths["sct"], paths["ct"], paths["uncertainty"], paths["organs"])
+    return Files(name, **given)
 
 
-COLUMNS = ("sct", "ct", "uncertainty", "organs")
+COLUMNS = ("sct", "ct", "uncertainty", "organs", "activity", "labels", "pet", "reference_pet")
 
 
 def _stem(name: str) -> str:

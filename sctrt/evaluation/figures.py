@@ -34,11 +34,13 @@ def cuts(pair: Pair) -> bytes:
     for column, (title, volume) in enumerate(columns):
         axes[0, column].set_title(title, fontsize=10)
         for axis in range(3):
-            _cut(axes[axis, column], np.take(volume, centre[axis], axis), axis, pair.spacing, volume is difference)
+            cut = np.take(volume, centre[axis], axis)
+            window, colours = (DIFFERENCE_WINDOW, "RdBu_r") if volume is difference else (CT_WINDOW, "gray")
+            show(axes[axis, column], cut, axis, pair.spacing, window, colours)
             axes[axis, 0].set_ylabel(PLANES[axis], fontsize=9)
     for image, place in ((axes[0, 0].images[0], axes[2, :2]), (axes[0, 2].images[0], axes[2, 2])):
         figure.colorbar(image, ax=place, orientation="horizontal", label="HU", shrink=0.7, aspect=30)
-    return _png(figure)
+    return png(figure)
 
 
 def histogram(case: Case) -> bytes:
@@ -51,7 +53,7 @@ def histogram(case: Case) -> bytes:
         axes.stairs(counts, EDGES, label=name, color=colour)
     axes.set(yscale="log", xlim=(-1024, 1600), ylim=(0.8, None))
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def lines(case: Case) -> bytes:
@@ -63,7 +65,7 @@ def lines(case: Case) -> bytes:
     reach = max(5.0, 1.5 * case.lines.p99_abs_percent)
     axes.set(xlim=(-min(reach, 50), min(reach, 50)))
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def calibration(case: Case) -> bytes | None:
@@ -73,49 +75,62 @@ def calibration(case: Case) -> bytes | None:
         return None
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _style(left, "mean uncertainty of the decile [HU]", "MAE of the decile [HU]")
+    style(left, "mean uncertainty of the decile [HU]", "MAE of the decile [HU]")
     left.plot([d.uncertainty_hu for d in found.deciles], [d.mae_hu for d in found.deciles], "o-", color=SYNTHETIC)
     end = max(max(d.uncertainty_hu, d.mae_hu) for d in found.deciles) or 1.0
     left.plot([0, end], [0, end], color=MUTED, linestyle=":", label="equal")
     left.legend(frameon=False)
-    _style(right, "voxels removed, the most uncertain first [%]", "MAE of the rest [HU]")
+    style(right, "voxels removed, the most uncertain first [%]", "MAE of the rest [HU]")
     removed = np.array(found.removed) * 100
     right.plot(removed, found.sparsification_mae_hu, color=SYNTHETIC, label="by uncertainty")
     right.plot(removed, found.ideal_mae_hu, color=TRUE, linestyle="--", label="ideal: by error")
     right.set_ylim(0, None)
     right.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
-def _cut(axes: Axes, image: NDArray, axis: int, spacing: tuple[float, float, float], is_difference: bool) -> None:
+def show(
+    axes: Axes,
+    image: NDArray,
+    axis: int,
+    spacing: tuple[float, float, float],
+    window: tuple[float, float],
+    colours: str,
+) -> None:
+    """A cut [y, x], [z, x] or [z, y] across `axis` of a volume in LPS order, in mm: head up.
+
+    Args:
+        axes: where it is drawn.
+        image: the cut.
+        axis: 0 axial, 1 coronal, 2 sagittal.
+        spacing: (z, y, x) of the volume [mm].
+        window: values of the first and last colour.
+        colours: matplotlib's name of the colours.
+    """
     down, across = (step for other, step in enumerate(spacing) if other != axis)
-    low, high = DIFFERENCE_WINDOW if is_difference else CT_WINDOW
-    axes.imshow(
-        image,
-        cmap="RdBu_r" if is_difference else "gray",
-        vmin=low,
-        vmax=high,
-        origin="upper" if axis == 0 else "lower",
-        aspect=down / across,
-    )
+    low, high = window
+    origin = "upper" if axis == 0 else "lower"
+    axes.imshow(image, cmap=colours, vmin=low, vmax=high, origin=origin, aspect=down / across)
     axes.set(xticks=[], yticks=[])
 
 
 def _plot(across: str, up: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.5, 3.2), layout="constrained")
     axes = figure.subplots()
-    _style(axes, across, up)
+    style(axes, across, up)
     return figure, axes
 
 
-def _style(axes: Axes, across: str, up: str) -> None:
+def style(axes: Axes, across: str, up: str) -> None:
+    """Labels, and no more lines than needed."""
     axes.set_xlabel(across, fontsize=9)
     axes.set_ylabel(up, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The file's bytes."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DPI, metadata={"Software": "sctrt"})
     return out.getvalue()

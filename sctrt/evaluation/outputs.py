@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..attenuation import DEFAULT_KVP
 from ..files import replaced_when_whole, write_json
+from ..physics.scan import DEFAULT_SCAN, Scan
 from . import html, summary
 from .case import Case
 from .cohort import CONFIDENCE, RESAMPLES, SEED, Cohort, Files, Mean, evaluate_cohort, means
 from .pairs import Pair
+from .pet_case import PetCase
+from .pet_report import pet_markdown, pet_mean_tables, pet_tables
 from .regions import RegionErrors
 
 BOOTSTRAP = f"percentile bootstrap over cases, {RESAMPLES} resamples, {CONFIDENCE:.0%}, seed {SEED}"
@@ -23,6 +25,15 @@ READING = (
 )
 
 
+PET_READING = (
+    "SUV errors are of a simulated scan. The PET that the true CT corrects is the reference, so a map equal to the "
+    "truth errs by exactly 0. Scatter and randoms are the true ones for every map. All maps but the synthetic CT's are "
+    "made of the true CT."
+)
+GIVEN_PET_READING = "SUV errors are of the two PETs that were given: that of the true CT is the reference."
+Picture = tuple[str, str, bytes]  # name of a file, what it shows, PNG
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Where results go; None where they do not."""
@@ -31,6 +42,7 @@ class Outputs:
     csv: Path | None = None
     markdown: Path | None = None
     report: Path | None = None
+    figures: Path | None = None  # a folder
 
 
 def run(
@@ -38,7 +50,7 @@ def run(
     outputs: Outputs,
     *,
     version: str,
-    kvp: int = DEFAULT_KVP,
+    scan: Scan = DEFAULT_SCAN,
     go_on: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Cohort, str]:
@@ -48,17 +60,21 @@ def run(
         cases: one or many.
         outputs: each is written whole or not at all.
         version: of sctrt, for the records.
-        kvp: see `case.evaluate`.
+        scan: where a PET is simulated; its `kvp` is that of all conventions that have one.
         go_on: a case that fails is listed in all outputs, and the others go on; else it raises and nothing is written.
         say: called with a line after each case.
     """
     sections: list[html.Section] = []
 
-    def draw(files: Files, pair: Pair, case: Case) -> None:
-        if outputs.report:
-            sections.append(case_section(files, pair, case))
+    def draw(files: Files, pair: Pair, case: Case, pets: PetCase | None) -> None:
+        if not outputs.report and not outputs.figures:
+            return
+        drawn = pictures(pair, case, pets)
+        sections.append(case_section(files, case, pets, drawn if outputs.report else []))
+        if outputs.figures:
+            _write_figures(outputs.figures, files.name, drawn)
 
-    cohort = evaluate_cohort(cases, kvp=kvp, go_on=go_on, say=say, seen=draw)
+    cohort = evaluate_cohort(cases, scan=scan, go_on=go_on, say=say, seen=draw)
     found = means(cohort.cases)
     if outputs.json:
         write_json(outputs.json, content(cases, cohort, found, version))
@@ -92,10 +108,13 @@ def markdown(cohort: Cohort, found: Mapping[str, Mean]) -> str:
     parts = []
     if len(cohort.cases) == 1:
         parts.append(summary.markdown_table(["", *cohort.cases], summary.case_rows(cohort.cases)))
+        parts += [pet_markdown(errors) for errors in cohort.pet_errors.values()]
     elif cohort.cases:
         parts.append(summary.markdown_table(summary.MEAN_HEADINGS, summary.mean_rows(found)))
+        parts += [summary.markdown_table(table.headings, table.rows) for table in pet_mean_tables(found)]
         parts.append(f"Interval: {BOOTSTRAP}.\n")
-    parts += [f"- {name}: {text}\n" for name, case in cohort.cases.items() for text in (*case.notes, *case.warnings)]
+    said = {name: (*_notes(case), *_warnings(case)) for name, case in cohort.cases.items()}
+    parts += [f"- {name}: {text}\n" for name, texts in said.items() for text in texts]
     parts += [f"- {name}: left out: {reason}\n" for name, reason in cohort.failed.items()]
     return "\n".join(parts)
 
@@ -107,29 +126,50 @@ def cohort_section(cohort: Cohort, found: Mapping[str, Mean]) -> html.Section:
         "Summary",
         warnings=[f"{name} was left out: {reason}" for name, reason in cohort.failed.items()],
         notes=[READING, *([f"Interval: {BOOTSTRAP}."] if many else [])],
-        tables=[html.Table(list(summary.MEAN_HEADINGS), summary.mean_rows(found))] if many else [],
+        tables=[html.Table(list(summary.MEAN_HEADINGS), summary.mean_rows(found)), *pet_mean_tables(found)]
+        if many
+        else [],
     )
 
 
-def case_section(files: Files, pair: Pair, case: Case) -> html.Section:
-    """One case: numbers and pictures. What else is measured on it (`case.pet_ac`) adds its tables and figures here."""
-    from . import figures
+def pictures(pair: Pair, case: Case, pets: PetCase | None) -> list[Picture]:
+    """All that can be drawn of a case."""
+    from . import figures, pet_figures
 
-    pictures = [
-        ("Axial, coronal and sagittal cuts: true CT, synthetic CT, difference", figures.cuts(pair)),
-        ("HU histogram of the body", figures.histogram(case)),
-        ("Errors of attenuation factors along lines", figures.lines(case)),
+    found = [
+        ("cuts", "Axial, coronal and sagittal cuts: true CT, synthetic CT, difference", figures.cuts(pair)),
+        ("histogram", "HU histogram of the body", figures.histogram(case)),
+        ("lines", "Errors of attenuation factors along lines", figures.lines(case)),
     ]
     calibration = figures.calibration(case)
     if calibration:
-        pictures.append(("Error by decile of uncertainty, and sparsification", calibration))
+        found.append(("uncertainty", "Error by decile of uncertainty, and sparsification", calibration))
+    if pets:
+        found.append(("pet_differences", "Corrected PETs against the reference", pet_figures.differences(pets)))
+        found.append(("pet_histograms", "Corrected PETs: joint histograms", pet_figures.joint_histograms(pets)))
+    return found
+
+
+def case_section(files: Files, case: Case, pets: PetCase | None, drawn: list[Picture]) -> html.Section:
+    """One case: numbers and pictures."""
+    tables = [html.Table(["", "value"], summary.case_rows({files.name: case})), *_by_mask(case)]
     return html.Section(
         files.name,
-        warnings=case.warnings,
-        notes=[f"{files.sct} against {files.ct}.", *case.notes, f"Lines: {case.lines.described}."],
-        tables=[html.Table(["", "value"], summary.case_rows({files.name: case})), *_by_mask(case)],
-        figures=pictures,
+        warnings=_warnings(case),
+        notes=[f"{files.sct} against {files.ct}.", *_notes(case), f"Lines: {case.lines.described}."],
+        tables=tables + (pet_tables(pets.errors) if pets else []),
+        figures=[(what, image) for _, what, image in drawn],
     )
+
+
+def _notes(case: Case) -> list[str]:
+    if not case.pet_ac:
+        return case.notes
+    return [*case.notes, *case.pet_ac["notes"], PET_READING if case.pet_ac["scan"] else GIVEN_PET_READING]
+
+
+def _warnings(case: Case) -> list[str]:
+    return [*case.warnings, *(case.pet_ac or {}).get("warnings", [])]
 
 
 def _by_mask(case: Case) -> list[html.Table]:
@@ -144,6 +184,14 @@ def _by_mask(case: Case) -> list[html.Table]:
 def _tissue(region: RegionErrors, name: str) -> str:
     errors = region.tissues[name]
     return summary.cell(errors.mae_hu if errors else None, ".1f")
+
+
+def _write_figures(folder: Path, case: str, drawn: list[Picture]) -> None:
+    """PNG files named after the case and what they show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, _, image in drawn:
+        with replaced_when_whole(folder / f"{case.replace('/', '_')}_{name}.png") as file:
+            file.write(image)
 
 
 def _write(path: Path, text: str) -> None:

@@ -17,19 +17,10 @@ import torch
 from torch import Tensor
 
 from ..attenuation import hu_to_mu
-from ..physics.geometry import DEFAULT_TOF_FWHM_PS
 from ..physics.osem import field_of_view
 from ..physics.projector import TofProjector
-from ..physics.simulate import (
-    COUNTS_PER_SLICE,
-    POST_FILTER_FWHM_MM,
-    PSF_FWHM_MM,
-    Acquisition,
-    acquire,
-    check_scannable,
-    reconstruct_ac,
-    transverse_geometry,
-)
+from ..physics.scan import DEFAULT_SCAN, Scan
+from ..physics.simulate import Acquisition, acquire, check_scannable, reconstruct_ac, transverse_geometry
 from ..physics.smoothing import smooth_image
 from ..volume import Volume
 from .baselines import four_class, no_bone, water
@@ -43,33 +34,6 @@ PET_AC_BASELINES: dict[str, Callable[[Volume], Volume]] = {"4 classes": four_cla
 # Note [Surface]: the body mask leaves out surface voxels that are filled by less than about two thirds, and the
 # baselines put air there. In voxels of 4 mm that alone lowers every organ's SUV by 3 %, as the true CT with air outside
 # its mask shows. So a baseline here takes the true CT's values outside the mask, and shows what its classes do.
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The simulated scan and its reconstruction.
-
-    Args:
-        tof_fwhm_ps: coincidence timing resolution; None for a scanner without time of flight.
-        n_views: angles over 180 degrees.
-        n_iterations: OSEM iterations.
-        n_subsets: OSEM subsets.
-        counts_per_slice: mean number of true coincidences of a slice.
-        seed: of the noise; None for none: then all that differs is due to the maps.
-        kvp: tube voltage of all CTs, for their attenuation maps.
-        psf_mm: FWHM of the scanner's blur; 0 for an activity that is a PET, and thus blurred already.
-        post_filter_mm: FWHM of a Gaussian filter of all images.
-    """
-
-    tof_fwhm_ps: float | None = DEFAULT_TOF_FWHM_PS
-    n_views: int = 48
-    n_iterations: int = 2
-    n_subsets: int = 12
-    counts_per_slice: float = COUNTS_PER_SLICE
-    seed: int | None = None
-    kvp: int = 120
-    psf_mm: float = PSF_FWHM_MM
-    post_filter_mm: float = POST_FILTER_FWHM_MM
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +62,7 @@ def pet_ac(
     *,
     regions: Regions | None = None,
     baselines: Mapping[str, Callable[[Volume], Volume]] = PET_AC_BASELINES,
-    scan: Scan = Scan(),
+    scan: Scan = DEFAULT_SCAN,
     device: str | torch.device = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> PetAc:

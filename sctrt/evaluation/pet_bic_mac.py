@@ -25,6 +25,12 @@ from .pet_regions import Mask, Regions
 ORGANS = ("brain", "liver", "spleen", "heart", "pancreas", "muscle", "fat", "extremities")
 BRAIN_THRESHOLDS = (0.05, 0.10, 0.15)
 LIVER_MARGIN_MM = 40.0
+# Field of `BicMac` -> the challenge's name, format.
+NAMES = {
+    "suv_mae": ("PET SUV MAE", ".4f"),
+    "organ_bias_percent": ("organ bias [%]", ".2f"),
+    "brain_outlier": ("brain outlier score", ".3f"),
+}
 AXES = ((-1, 1, 1), (1, -1, 1), (1, 1, -1))  # shapes that spread an axis over [z, y, x]
 NO_UPTAKE = 1e-6  # brain voxels of the reference below it are not counted
 

@@ -27,6 +27,7 @@ from ..volume import Volume
 from .pet_bic_mac import BicMac, bic_mac
 from .pet_regions import BODY, Mask, Regions
 
+SYNTHETIC = "synthetic CT"  # name of its map, wherever several stand side by side
 MIN_REFERENCE_SHARE = 0.1  # of a tissue's mean: voxels below it have no relative error
 PERCENTILES = (5, 95)
 PEAK_RADIUS_MM = (3000 / (4 * math.pi)) ** (1 / 3)  # 6.2 mm: 1 ml
@@ -78,6 +79,15 @@ class PetError:
     lesions: list[LesionError]
     histogram: JointHistogram
     bic_mac: BicMac
+
+    @property
+    def lesion_means(self) -> dict[str, float | None]:
+        """Their number, and the mean over lesions of each error [%]; None where no lesion has one."""
+        found: dict[str, float | None] = {"lesions": len(self.lesions)}
+        for name in ("mean_percent", "max_percent", "peak_percent"):
+            values = [value for lesion in self.lesions if (value := getattr(lesion, name)) is not None]
+            found[name] = float(np.mean(values)) if values else None
+        return found
 
 
 def compare_pets(pet: Volume, reference: Volume, regions: Regions) -> PetError:

@@ -33,6 +33,16 @@ PHANTOM_GROUPS: Groups = {
     "kidney": (Tissue.KIDNEY,),
     "muscle": (Tissue.SOFT,),
 }
+# Class numbers of TotalSegmentator's task `total`, version 2.
+# Source: github.com/wasserth/TotalSegmentator, totalsegmentator/map_to_binary.py
+TOTALSEGMENTATOR_GROUPS: Groups = {
+    "brain": (90,),
+    "heart": (51,),
+    "liver": (5,),
+    "spleen": (1,),
+    "kidney": (2, 3),
+    "pancreas": (7,),
+}
 TOUCHING = np.ones((3, 3, 3), bool)  # corners too: voxels of one lesion
 
 

@@ -1,44 +1,72 @@
-"""Errors of corrected PETs as Markdown tables: tissues, lesions, and the metrics of BIC-MAC."""
+"""Errors of corrected PETs as tables: tissues, lesions, and the metrics of BIC-MAC; of one case, or means of many."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
+from .cohort import Mean
+from .html import Table
+from .pet_bic_mac import NAMES
 from .pet_error import LesionError, PetError
-
-MISSING = "-"
+from .report import MISSING
+from .summary import cell, markdown_table
 
 
 def pet_markdown(errors: Mapping[str, PetError], *, note: str | None = None) -> str:
-    """One line a map: mean error of each tissue, |error| and 5th to 95th percentile, lesions, BIC-MAC; `note` ends it.
+    """The tables of one case as Markdown; `note` is a paragraph below."""
+    tables = [markdown_table(table.headings, table.rows) for table in pet_tables(errors)]
+    return "\n".join([*tables, *([f"{note}\n"] if note else [])])
+
+
+def pet_tables(errors: Mapping[str, PetError]) -> list[Table]:
+    """One line a map: mean error of each tissue, |error| and 5th to 95th percentile, lesions, BIC-MAC.
 
     Args:
         errors: name of the map -> errors, all with the same tissues.
-        note: a paragraph below the tables.
     """
     if not errors:
         raise ValueError("expected the errors of at least one PET, got none")
     names = list(next(iter(errors.values())).tissues)
-    parts = [
-        ("Mean error [%]", names, [[e.tissues[n].mean_percent for n in names] for e in errors.values()], "+.1f"),
-        (
-            "Absolute error [% of the tissue's mean]",
-            names,
-            [[e.tissues[n].absolute_percent for n in names] for e in errors.values()],
-            ".1f",
-        ),
+    mean = {key: [cell(e.tissues[n].mean_percent, "+.1f") for n in names] for key, e in errors.items()}
+    absolute = {key: [cell(e.tissues[n].absolute_percent, ".1f") for n in names] for key, e in errors.items()}
+    tables = [
+        _table("Mean error [%]", names, mean),
+        _table("Absolute error [% of the tissue's mean]", names, absolute),
+        _ranges(errors, names),
     ]
-    tables = [_table(title, heads, dict(zip(errors, rows, strict=True)), form) for title, heads, rows, form in parts]
-    tables.append(_ranges(errors, names))
     if any(error.lesions for error in errors.values()):
         tables.append(_lesions(errors))
-    tables.append(_bic_mac(errors))
-    return "\n".join([*tables, *([f"{note}\n"] if note else [])])
+    return [*tables, _bic_mac(errors)]
 
 
-def _ranges(errors: Mapping[str, PetError], names: Sequence[str]) -> str:
+def pet_mean_tables(found: Mapping[str, Mean]) -> list[Table]:
+    """Of a cohort: mean error of each tissue by map, with its interval over cases; none where no case has a PET.
+
+    Args:
+        found: of `cohort.means`, by dotted name.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for name, one in found.items():
+        if name.startswith(MAPS) and name.endswith(MEAN_PERCENT):
+            key, _, tissue = name.removeprefix(MAPS).removesuffix(MEAN_PERCENT).partition(".tissues.")
+            if tissue:
+                rows.setdefault(key, {})[tissue] = _with_interval(one)
+    if not rows:
+        return []
+    tissues = list(dict.fromkeys(tissue for row in rows.values() for tissue in row))
+    cells = {key: [row.get(tissue, MISSING) for tissue in tissues] for key, row in rows.items()}
+    return [_table("Mean SUV error [%], mean over cases (interval)", tissues, cells)]
+
+
+MAPS, MEAN_PERCENT = "pet_ac.maps.", ".mean_percent"  # of a case's dotted names
+
+
+def _with_interval(one: Mean) -> str:
+    mean = cell(one.mean, "+.1f")
+    return mean if one.low is None else f"{mean} ({cell(one.low, '+.1f')} to {cell(one.high, '+.1f')})"
+
+
+def _ranges(errors: Mapping[str, PetError], names: Sequence[str]) -> Table:
     def one(error: PetError, name: str) -> str:
         tissue = error.tissues[name]
         return MISSING if tissue.p5_percent is None else f"{tissue.p5_percent:+.1f} to {tissue.p95_percent:+.1f}"
@@ -47,39 +75,30 @@ def _ranges(errors: Mapping[str, PetError], names: Sequence[str]) -> str:
     return _table("Voxels, 5th to 95th percentile [%]", names, rows)
 
 
-def _lesions(errors: Mapping[str, PetError]) -> str:
+def _lesions(errors: Mapping[str, PetError]) -> Table:
     """Mean and worst over the lesions."""
-    rows = {
-        name: [
-            str(len(error.lesions)),
-            *(text for field in ("max_percent", "peak_percent") for text in _mean_and_worst(error.lesions, field)),
-        ]
-        for name, error in errors.items()
-    }
+    rows = {}
+    for name, error in errors.items():
+        means = error.lesion_means
+        rows[name] = [str(len(error.lesions))]
+        for field in ("max_percent", "peak_percent"):
+            rows[name] += [cell(means[field], "+.1f"), cell(_worst(error.lesions, field), "+.1f")]
     heads = ["lesions", "SUVmax, mean [%]", "SUVmax, worst [%]", "SUVpeak, mean [%]", "SUVpeak, worst [%]"]
     return _table("Lesions", heads, rows)
 
 
-def _mean_and_worst(lesions: Iterable[LesionError], field: str) -> tuple[str, str]:
-    values = [value for value in (getattr(lesion, field) for lesion in lesions) if value is not None]
-    return (f"{np.mean(values):+.1f}", f"{max(values, key=abs):+.1f}") if values else (MISSING, MISSING)
+def _worst(lesions: Iterable[LesionError], field: str) -> float | None:
+    values = [value for lesion in lesions if (value := getattr(lesion, field)) is not None]
+    return max(values, key=abs, default=None)
 
 
-def _bic_mac(errors: Mapping[str, PetError]) -> str:
+def _bic_mac(errors: Mapping[str, PetError]) -> Table:
     rows = {
-        name: [_text(b.suv_mae, ".4f"), _text(b.organ_bias_percent, ".2f"), _text(b.brain_outlier, ".3f")]
-        for name, b in ((name, error.bic_mac) for name, error in errors.items())
+        name: [cell(getattr(error.bic_mac, field), layout) for field, (_, layout) in NAMES.items()]
+        for name, error in errors.items()
     }
-    return _table("As BIC-MAC defines them", ["SUV MAE", "organ bias [%]", "brain outlier"], rows)
+    return _table("As BIC-MAC defines them", [heading for heading, _ in NAMES.values()], rows)
 
 
-def _table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str | float | None]], form: str = "") -> str:
-    lines = [[title, *heads], ["---"] + ["---:"] * len(heads)]
-    lines += [
-        [name, *(cell if isinstance(cell, str) else _text(cell, form) for cell in row)] for name, row in rows.items()
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _text(value: float | None, form: str) -> str:
-    return MISSING if value is None else format(value, form)
+def _table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
+    return Table([title, *heads], [[name, *cells] for name, cells in rows.items()])

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .case import Case
+from .pet_bic_mac import NAMES
+from .pet_error import SYNTHETIC
 from .report import MISSING
 
 if TYPE_CHECKING:
@@ -15,8 +17,12 @@ if TYPE_CHECKING:
 
 # What is long and no number of its own: curves, counts and words stay in the JSON.
 LISTS = ("histogram_counts", "synthetic", "true", "removed", "sparsification_mae_hu", "ideal_mae_hu", "deciles")
-SKIPPED = ("shape_zyx", "spacing_zyx_mm", "kvp", "notes", "warnings", "described", "pet_ac", *LISTS)
+PET_LISTS = ("scan", "unit", "lesions", "organs", "edges", "counts")
+SKIPPED = ("shape_zyx", "spacing_zyx_mm", "kvp", "notes", "warnings", "described", *LISTS, *PET_LISTS)
 
+# Of the PET that the synthetic CT corrects; other maps stand beside it in tables of their own (`pet_report`).
+PET = f"pet_ac.maps.{SYNTHETIC}"
+PET_TISSUES = ("body", "lung", "fat", "soft tissue", "bone", "brain", "heart", "liver")
 # The table for people: heading, dotted name, format.
 ROWS = (
     ("MAE, body [HU]", "body.mae_hu", ".1f"),
@@ -36,7 +42,7 @@ ROWS = (
     ("Dice, bone above 200 HU", "dice.bone_above_200", ".3f"),
     ("Dice, bone above 300 HU", "dice.bone_above_300", ".3f"),
     ("Dice, lung below -400 HU", "dice.lung_below_-400", ".3f"),
-    ("mu MAE, Carney at 120 kVp (BIC-MAC ct_mu_map_mae) [1/cm]", "bicmac.ct_mu_map_mae", ".5f"),
+    ("BIC-MAC mu-map MAE (Carney at 120 kVp) [1/cm]", "bicmac.ct_mu_map_mae", ".5f"),
     ("Attenuation factor along lines, mean error [%]", "lines.mean_percent", "+.2f"),
     ("Attenuation factor along lines, mean absolute error [%]", "lines.mean_abs_percent", ".2f"),
     ("Attenuation factor along lines, 99th percentile [%]", "lines.p99_abs_percent", ".2f"),
@@ -50,6 +56,11 @@ ROWS = (
     ("Uncertainty, rank correlation with the error", "uncertainty.rank_correlation", ".3f"),
     ("Uncertainty, area under the sparsification curve", "uncertainty.area_sparsification", ".3f"),
     ("Uncertainty, the same if it were ideal", "uncertainty.area_ideal", ".3f"),
+    *((f"SUV error, {t}, mean [%]", f"{PET}.tissues.{t}.mean_percent", "+.1f") for t in PET_TISSUES),
+    ("SUV error, body, mean absolute [% of the mean]", f"{PET}.tissues.body.absolute_percent", ".1f"),
+    ("SUVmax error of lesions, mean [%]", f"{PET}.lesion_means.max_percent", "+.1f"),
+    ("SUVpeak error of lesions, mean [%]", f"{PET}.lesion_means.peak_percent", "+.1f"),
+    *((f"BIC-MAC {heading}", f"{PET}.bic_mac.{field}", layout) for field, (heading, layout) in NAMES.items()),
 )
 
 

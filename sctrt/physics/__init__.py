@@ -1,8 +1,9 @@
 """A TOF PET scanner: from an activity and a CT to the images with and without attenuation correction.
 
-Its modules need torch, so this file imports none of them:
+Most of its modules need torch, so this file imports none of them:
 
     geometry    the scanner's sampling and its TOF resolution
+    scan        counts, blur and reconstruction, as settings
     projector   line integrals, their exact adjoint, attenuation factors
     slabs       some slices a thread
     scatter     the broad shape of scattered coincidences

@@ -17,14 +17,12 @@ from ..volume import Volume
 from .geometry import DEFAULT_TOF_FWHM_PS, TofGeometry
 from .osem import field_of_view, osem
 from .projector import TofProjector
+from .scan import COUNTS_PER_SLICE, POST_FILTER_FWHM_MM, PSF_FWHM_MM
 from .scatter import scatter_shape
 from .smoothing import smooth_axis, smooth_image
 
-COUNTS_PER_SLICE = 5e5  # trues: coincidences that are neither scattered nor random
 SCATTER_FRACTION = 0.37  # scatter / (trues + scatter); NEMA: Quadra 0.36 to 0.37 (Prenosil 2022), SIGNA PET/MR 0.425
 RANDOMS_FRACTION = 0.25  # randoms / all coincidences
-PSF_FWHM_MM = 4.5  # positron range, non-collinearity and crystals; NEMA at 1 cm: SIGNA PET/MR 4.46 (Hsu 2017)
-POST_FILTER_FWHM_MM = 5.0  # a usual choice for uncorrected images
 RANDOMS_AXIAL_SIGMA_MM = 60.0  # randoms follow the activity along the body only broadly
 MAX_OUTSIDE_FIELD_OF_VIEW = 0.05  # share of the activity that may lie outside the circle that all views see
 AXIS_TOLERANCE = 1e-3  # relative to the voxel size
