@@ -45,12 +45,12 @@ MAY_IMPORT = {
     "cases": {"errors", "volume", "nifti", "files", "phantom", "physics"},
     "evaluation": {
         *("errors", "volume", "attenuation", "units", "files", "nifti", "checks", "orientation", "preprocess"),
-        *("phantom", "physics"),
+        *("ops", "phantom", "physics"),
     },
     "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
     "training": {
         *("errors", "units", "planes", "volume", "nifti", "files", "ops", "bundle", "preprocess", "model"),
-        *("cases", "checks", "phantom", "physics"),
+        *("attenuation", "cases", "checks", "phantom", "physics"),
     },
 }
 TOP = {"demo", "cli", "info", "__main__"}
@@ -72,7 +72,7 @@ HEAVY = {
     "tensorrt_rtx": ("engines/tensorrt.py",),
     "cupy": ("device.py",),
     "pydicom": ("dicom.py", "dicom/"),
-    "matplotlib": ("preview.py", "evaluation/figures.py"),
+    "matplotlib": ("preview.py", "evaluation/figures.py", "evaluation/pet_figures.py"),
     "typer": ("cli.py",),
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
