@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import kernels_table
+import pet_tables
 import pipeline_table
 import typer
 
@@ -157,6 +158,8 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/engines.md", "engine-memory", "engine_memory.json", engine_memory),
     ("docs/engines.md", "padding", "padding.json", padding),
     ("docs/engines.md", "plans", "plans.json", plans),
+    ("docs/physics.md", "honesty", "pet_honesty.json", pet_tables.honesty),
+    ("docs/evaluation.md", "corrected-pet", "corrected_pet.json", pet_tables.corrected),
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )

@@ -38,7 +38,7 @@ class CaseRecipe:
 
 
 def phantom_small_cohort(output: Path, ct_folder: Path | None) -> list[CaseRecipe]:
-    """The cohort of the shipped model: 36 bodies and 72 draws of 6 real CTs to train on, 2 to validate, 5 to test.
+    """The cohort of the shipped model: 36 bodies and 72 draws of 6 real CTs to train on, 2 to validate, 7 to test.
 
     Args:
         output: receives train/, val/ and test/.
@@ -46,7 +46,7 @@ def phantom_small_cohort(output: Path, ct_folder: Path | None) -> list[CaseRecip
     """
     recipes = [CaseRecipe(output / "train" / f"body_{seed:03d}", seed) for seed in range(36)]
     recipes += [CaseRecipe(output / "val" / f"body_{seed}", seed) for seed in (900, 901)]
-    recipes += [CaseRecipe(output / "test" / f"body_{seed}", seed) for seed in (1000, 1001, 1002)]
+    recipes += [CaseRecipe(output / "test" / f"body_{seed}", seed) for seed in range(1000, 1005)]
     if ct_folder is not None:
         recipes += [
             _draw_of_ct(output / "train" / f"{name}_{draw:02d}", 100 * draw + i, ct_folder / f"{name}.nii.gz")
