@@ -24,7 +24,7 @@ def honesty(content: dict[str, Any]) -> str:
     """Known effects: what the test holds, and what came out on several bodies."""
     torsos = [row for name, row in content["rows"].items() if name.startswith("torso")]
     (whole,) = (name for name in content["rows"] if name.startswith("body"))
-    heads = ("mean SUV error [%]", "tests hold one torso to", f"{len(torsos)} torsos, 8 mm", "without TOF", f"{whole}, 4 mm")
+    heads = ("mean SUV error [%]", "a test's torso", f"{len(torsos)} torsos, 8 mm", "without TOF", f"{whole}, 4 mm")
     lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
     for what, held, map_, tissue in KNOWN:
         ranges = [_range([row[scan][map_].get(tissue) for row in torsos]) for scan in ("385 ps", "no TOF")]

@@ -209,6 +209,8 @@ def _evaluation_cases(sct: Path, ct: Path | None, others: dict[str, Path | None]
         raise typer.BadParameter("expected the true CT after the synthetic one, or a CSV with the columns sct and ct")
     if given.keys() >= {"activity", "pet"}:
         raise typer.BadParameter("expected --pet-ac, to simulate corrected PETs, or --pets, to compare two; got both")
+    if "labels" in given and not given.keys() & {"activity", "pet"}:
+        raise typer.BadParameter("--labels are of the PET's tissues; give --pet-ac or --pets with it")
     if sct.is_dir():
         if not ct.is_dir() or not all(path.is_dir() for path in given.values()):
             raise typer.BadParameter("expected folders throughout, with files of the same names, or files throughout")

@@ -153,7 +153,9 @@ def test_pictures_are_png(on_one_grid):
 @pytest.fixture
 def files(tmp_path):
     """A case of `sctrt simulate` and its synthetic CT."""
-    for name, volume in {"sct": SCT, "ct": BODY.ct, "activity": BODY.activity, "labels": BODY.labels}.items():
+    empty = Volume(np.zeros(BODY.ct.shape, np.uint8), BODY.ct.affine)
+    volumes = {"sct": SCT, "ct": BODY.ct, "activity": BODY.activity, "labels": BODY.labels, "empty": empty}
+    for name, volume in volumes.items():
         volume.save(tmp_path / f"{name}.nii.gz")
     return tmp_path
 
@@ -225,6 +227,9 @@ def test_a_cohort_has_the_mean_of_each_map_and_goes_on_past_bad_pets(run, files)
         (("--pets", "activity.nii.gz", "ct.nii.gz"), 3, "PET of the true CT: expected PET samples"),
         (("--pets", "ct.nii.gz", "absent.nii.gz"), 3, "no such file"),
         (("--pet-ac", "activity.nii.gz", "--figures", "ct.nii.gz"), 2, "expected a folder"),
+        (("--labels", "labels.nii.gz"), 2, "give --pet-ac or --pets"),
+        (("--pet-ac", "activity.nii.gz", "--labels", "activity.nii.gz"), 3, "expected whole numbers as labels"),
+        (("--pet-ac", "activity.nii.gz", "--labels", "empty.nii.gz"), 3, "expected tissues in the labels"),
     ],
 )
 def test_wrong_usage_and_unfit_pets_write_nothing(run, files, monkeypatch, arguments, code, message):

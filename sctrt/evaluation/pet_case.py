@@ -141,7 +141,12 @@ def _attenuating(pair: Pair) -> list[np.ndarray]:
 
 def _regions(ct: Volume, labels: Volume | None, organs: Volume | None) -> Regions:
     """A phantom's labels name all tissues; organs are added to those by HU."""
+    for name, given in (("labels", labels), ("organs", organs)):
+        if given is not None and not (np.rint(given.array) == given.array).all():  # also refuses NaN
+            raise VolumeError(f"expected whole numbers as {name}, got others; pass a label image, not a PET or CT")
     regions = find_regions(ct, None if labels is None else nearest(labels, ct))
+    if not regions.tissues:
+        raise VolumeError("expected tissues in the labels, got none where the CTs lie; pass those of sctrt simulate")
     if labels is not None or organs is None:
         return regions
     named = tissues_by_label(nearest(organs, ct), TOTALSEGMENTATOR_GROUPS)
