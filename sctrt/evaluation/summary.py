@@ -50,6 +50,10 @@ ROWS = (
     ("Uncertainty, rank correlation with the error", "uncertainty.rank_correlation", ".3f"),
     ("Uncertainty, area under the sparsification curve", "uncertainty.area_sparsification", ".3f"),
     ("Uncertainty, the same if it were ideal", "uncertainty.area_ideal", ".3f"),
+    ("Factor's error to expect, voxels correlated [%]", "expected_lines.correlated.expected_percent", ".2f"),
+    ("The same, rank correlation with the error", "expected_lines.correlated.rank_correlation", ".3f"),
+    ("Factor's error to expect, voxels independent [%]", "expected_lines.independent.expected_percent", ".2f"),
+    ("The same, rank correlation with the error", "expected_lines.independent.rank_correlation", ".3f"),
 )
 
 
