@@ -44,7 +44,6 @@ class CodebookUse(BaseModel):
 
     size: int  # codes that there are
     use: dict[str, dict[str, CodeUse | None]]
-    counts: dict[str, list[int]]  # uses of each code that is used, by plane, the most used first
 
 
 def codebook_use(
@@ -53,20 +52,16 @@ def codebook_use(
     """Counts the codes.
 
     Args:
-        codes: plane -> [slice, row, column] of latents; below 0 where no network ran.
+        codes: plane -> [slice, row, column] of latents; below 0 where the network did not run.
         places: plane -> likewise, the number of `PLACES`; see `places_of_latents`.
         size: codes that there are.
     """
     counts = {plane: _counts(codes[plane], places[plane], size) for plane in codes}
     counts = {ALL_PLANES: np.sum(list(counts.values()), axis=0), **counts}
-    return CodebookUse(
-        size=size,
-        use={
-            plane: {region: code_use(_of_region(table, region)) for region in REGIONS}
-            for plane, table in counts.items()
-        },
-        counts={plane: _descending(_of_region(table, "all")) for plane, table in counts.items()},
-    )
+    use = {
+        plane: {region: code_use(_of_region(table, region)) for region in REGIONS} for plane, table in counts.items()
+    }
+    return CodebookUse(size=size, use=use)
 
 
 def code_use(counts: NDArray[np.integer]) -> CodeUse | None:
@@ -135,10 +130,6 @@ def _of_region(counts: NDArray[np.int64], region: str) -> NDArray[np.int64]:
     if region == "body":
         return counts.sum(axis=0) - counts[PLACES.index(OUTSIDE)]
     return counts[PLACES.index(region)]
-
-
-def _descending(counts: NDArray[np.int64]) -> list[int]:
-    return np.sort(counts[counts > 0])[::-1].tolist()
 
 
 def _pooled(volume: NDArray, axis: int, factor: int) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from .case import Case
 from .report import MISSING
 
@@ -57,8 +59,8 @@ ROWS = (
 )
 
 
-def flat(case: Case) -> dict[str, float | None]:
-    """Every single number of a case by its dotted name, such as body.tissues.bone.mae_hu; None where there is none."""
+def flat(case: BaseModel) -> dict[str, float | None]:
+    """Every single number of a record by its dotted name, as body.tissues.bone.mae_hu; None where there is none."""
     return dict(_walk(case.model_dump()))
 
 
