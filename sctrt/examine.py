@@ -214,6 +214,7 @@ def _summary(examined: Examined) -> html.Section:
 
 
 def _section(files: Files, case: Examination, codes: dict[str, NDArray[np.int32]]) -> html.Section:
+    expected = {inside.WAYS[way]: one for way, one in case.expected_lines.items()}
     return html.Section(
         files.name,
         warnings=case.warnings,
@@ -223,7 +224,7 @@ def _section(files: Files, case: Examination, codes: dict[str, NDArray[np.int32]
             ("How often each code is used, the most used first, by plane", figures.code_counts(codes)),
             (
                 "True error of attenuation factors by decile of the error to expect",
-                figures.expected_lines(case.expected_lines),
+                figures.expected_lines(expected),
             ),
         ],
     )

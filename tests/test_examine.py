@@ -226,8 +226,9 @@ def test_expected_errors_are_those_of_a_loop_over_lines(maps):
         logs = [lengths @ plane[z].ravel() for plane in planes]
         correlated = sum(lengths * spread[z].ravel())
         independent = np.sqrt(sum((lengths * spread[z].ravel()) ** 2))
-        one = [max(logs) - min(logs), np.std(logs, ddof=1), correlated, independent, abs(lengths @ error[z].ravel())]
-        return [100 * (np.exp(value) - 1) for value in one[:4]] + [100 * abs(np.exp(lengths @ error[z].ravel()) - 1)]
+        uniform = spread[body].mean(dtype=float) * (lengths @ body[z].ravel())
+        logs = [max(logs) - min(logs), np.std(logs, ddof=1), correlated, independent, uniform]
+        return [100 * abs(np.exp(value) - 1) for value in (*logs, lengths @ error[z].ravel())]
 
     slow = slow_lines(body, spacing, line)
     found = {
@@ -238,7 +239,7 @@ def test_expected_errors_are_those_of_a_loop_over_lines(maps):
     for column, one in enumerate(found.values()):
         assert one.lines == len(slow)
         assert one.expected_percent == pytest.approx(slow[:, column].mean(), rel=1e-4)
-        assert one.true_percent == pytest.approx(slow[:, 4].mean(), rel=1e-4)
+        assert one.true_percent == pytest.approx(slow[:, -1].mean(), rel=1e-4)
         assert np.mean([d.true_percent for d in one.deciles]) == pytest.approx(one.true_percent, rel=0.02)
         expected = [d.expected_percent for d in one.deciles]
         assert expected == sorted(expected)

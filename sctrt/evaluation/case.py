@@ -51,7 +51,7 @@ class Case(BaseModel):
     histogram: Histograms
     bicmac: dict[str, float]
     uncertainty: Calibration | None = None
-    expected_lines: dict[str, ExpectedError] | None = None  # from the uncertainty: voxels "correlated", "independent"
+    expected_lines: dict[str, ExpectedError] | None = None  # from the uncertainty: expected_from_uncertainty
     pet_ac: dict[str, Any] | None = None  # of the corrected PET, where it was simulated or given
 
 

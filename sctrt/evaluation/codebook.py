@@ -15,10 +15,10 @@ from .regions import TISSUES, tissue_mask
 
 # Note [Collapse]: codebooks of 1024 codes that collapsed in training used 15, or 34 to 55 codes, at a perplexity of 5
 # to 11; those that did not used a fifth of their codes and more, the shipped one at a perplexity above 40
-# (docs/model.md). The limits lie between, and either is a warning. Inside the body, since air needs few codes; and no
-# image can use more codes than it has latents.
+# (docs/model.md). The limits lie between, and either is a warning. Those numbers count air as well; here the body alone
+# is judged, since a large field of view would hide it. And no image can use more codes than it has latents.
 MIN_SHARE_USED = 1 / 20
-MIN_PERPLEXITY = 12.0
+MIN_PERPLEXITY = 20.0
 
 OUTSIDE, BETWEEN = "outside", "between"
 PLACES = (OUTSIDE, *TISSUES, BETWEEN)  # of a latent; every latent has one

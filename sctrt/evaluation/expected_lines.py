@@ -48,7 +48,8 @@ def expected_from_uncertainty(
     """What a volume of uncertainty alone tells: "correlated" and "independent" voxels, from above and from below.
 
     Errors of one sign all along a line add up as they are, independent ones in quadrature. Real ones lie between, or
-    above where they are not seen in the spread.
+    above where they are not seen in the spread. "uniform" is the body's mean everywhere in it, which knows of a line
+    nothing but its length: what is to be beaten.
 
     Args:
         mu_spread: [z, y, x] uncertainty of mu [1/cm], 0 or more, axes in LPS order.
@@ -56,13 +57,16 @@ def expected_from_uncertainty(
         body: [z, y, x] of the true CT, not empty.
         spacing: (z, y, x) [mm].
     """
-    correlated, independent, errors = [], [], []
+    correlated, independent, uniform, errors = [], [], [], []
+    mean = np.where(body, mu_spread[body].mean(), 0)
     variance = np.square(mu_spread, dtype=np.float64)
     for lines in line_set(body, spacing):
         errors.append(lines.integrals(mu_error))
         correlated.append(lines.integrals(mu_spread))
         independent.append(np.sqrt(lines.squared().integrals(variance)))
-    return {"correlated": _beside(correlated, errors), "independent": _beside(independent, errors)}
+        uniform.append(lines.integrals(mean))
+    ways = {"correlated": correlated, "independent": independent, "uniform": uniform}
+    return {way: _beside(expected, errors) for way, expected in ways.items()}
 
 
 def expected_from_planes(

@@ -21,6 +21,7 @@ WAYS = {  # of expecting a line's error -> in words
     "sd": "planes' own integrals, SD",
     "correlated": "spread of voxels, correlated",
     "independent": "spread of voxels, independent",
+    "uniform": "the body's mean spread everywhere",
 }
 
 
