@@ -525,7 +525,7 @@ class _PlaneProgress:
         if self._bars:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)
-            self._bars.update(self._tasks[stage], completed=done)
+            self._bars.update(self._tasks[stage], completed=done, total=total)
         elif done in (0, total):
             _say(f"{stage}: {'started' if done == 0 else 'done'} ({total} batches)")
 

@@ -124,21 +124,30 @@ def test_planes_fuse_to_the_ct_of_a_synthesis(tiny_bundle, pet, fusion):
         np.testing.assert_array_equal(hu, np.median(stack, axis=0).clip(*predicted.hu_range))
 
 
-def test_codes_are_those_of_the_slices_alone(tiny_bundle, pet, monkeypatch):
-    """Small batches, whose last one is not full: each slice's codes are the same as in one batch, and those it has."""
+def test_decoded_codes_are_the_planes(tiny_model, tiny_bundle, pet):
+    """PyTorch decodes the codes of a slice to what the plane holds: none is missing, shifted, or of the padding."""
+    torch = pytest.importorskip("torch")
     predicted = Synthesizer(tiny_bundle.path).planes(pet)
-    z, y, x = predicted.grid.shape
-    f = predicted.factor
-    assert max(n % f for n in (z, y, x)) > 0
-    rounded = [-(-n // f) for n in (z, y, x)]
+    assert max(n % predicted.factor for n in predicted.grid.shape) > 0
+    codebook_ = tiny_bundle.codebook()
+    low, high = predicted.hu_range
     for axis, plane in enumerate(PLANES):
-        rows, columns = (n for other, n in enumerate(rounded) if other != axis)
-        assert predicted.codes[plane].shape == ((z, y, x)[axis], rows, columns)
-        assert predicted.codes[plane].min() >= 0 and np.unique(predicted.codes[plane]).size > 3
-    monkeypatch.setattr("sctrt.plan.CPU_BATCH_PIXELS", 3 * 44 * 44)
-    again = Synthesizer(tiny_bundle.path).planes(pet)
+        index, slices = predicted.codes[plane], np.moveaxis(predicted.hu[plane], axis, 0)
+        assert len(index) == len(slices) and np.unique(index).size > 3
+        for i in (0, len(index) // 2, len(index) - 1):
+            latent = torch.from_numpy(np.moveaxis(codebook_[index[i]], -1, 0)[None].copy())
+            with torch.no_grad():
+                made = tiny_model.decode(latent).mean(dim=1)[0].numpy() * (high - low) / 2 + (high + low) / 2
+            height, width = slices[i].shape
+            np.testing.assert_allclose(made[:height, :width], slices[i], atol=0.5)
+
+
+def test_small_batches_give_the_same_codes(tiny_bundle, pet, monkeypatch):
+    whole = Synthesizer(tiny_bundle.path).planes(pet)
+    monkeypatch.setattr("sctrt.plan.CPU_BATCH_PIXELS", 3 * 44 * 44)  # the last batch is not full
+    small = Synthesizer(tiny_bundle.path).planes(pet)
     for plane in PLANES:
-        assert (again.codes[plane] != predicted.codes[plane]).mean() < 0.01
+        assert (small.codes[plane] != whole.codes[plane]).mean() < 0.01
 
 
 def test_slices_without_body_have_no_codes(tiny_bundle):
