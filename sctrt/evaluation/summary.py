@@ -53,9 +53,9 @@ ROWS = (
     ("Uncertainty, area under the sparsification curve", "uncertainty.area_sparsification", ".3f"),
     ("Uncertainty, the same if it were ideal", "uncertainty.area_ideal", ".3f"),
     ("Factor's error to expect, voxels correlated [%]", "expected_lines.correlated.expected_percent", ".2f"),
-    ("The same, rank correlation with the error", "expected_lines.correlated.rank_correlation", ".3f"),
+    ("Its rank correlation with the error, voxels correlated", "expected_lines.correlated.rank_correlation", ".3f"),
     ("Factor's error to expect, voxels independent [%]", "expected_lines.independent.expected_percent", ".2f"),
-    ("The same, rank correlation with the error", "expected_lines.independent.rank_correlation", ".3f"),
+    ("Its rank correlation with the error, voxels independent", "expected_lines.independent.rank_correlation", ".3f"),
 )
 
 
