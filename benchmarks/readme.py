@@ -15,7 +15,7 @@ import pet_tables
 import pipeline_table
 import typer
 
-from sctrt.evaluation import report
+from sctrt.evaluation import html, inside, report, summary
 from sctrt.evaluation.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +142,49 @@ def plans(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"`{content['command']}` at commit {content['commit']}.\n"])
 
 
+def inside_codes(content: dict[str, Any]) -> str:
+    """Which codes are used, on average and case by case, and whether the codebook collapsed."""
+    found = _examined(content)
+    made = inside.tables(found)
+    titles = ("Perplexity", "Share of the most used code [%]", "Case by case")
+    codes = next(title for title in made if title.startswith("Codes used"))
+    warnings = [f"{name}: {text}" for name, case in found.items() for text in case.warnings]
+    verdict = " ".join(warnings) or f"No case of {len(found)} warns of a collapse."
+    cases = html.Table(made[titles[-1]].headings[:3], [row[:3] for row in made[titles[-1]].rows])
+    tables = {codes: made[codes], **{title: made[title] for title in titles[:-1]}, titles[-1]: cases}
+    return f"{_titled(tables)}\n{verdict} {_made(content)} {content['note']}\n"
+
+
+def inside_fusions(content: dict[str, Any]) -> str:
+    """The mean over the cases, and what each case says."""
+    found = _examined(content)
+    made = inside.tables(found)
+    table, cases = (next(t for title, t in made.items() if title.startswith(s)) for s in ("Fusions", "Case by case"))
+    scores = html.Table(["better : worse than the median", *cases.headings[4:]], [[r[0], *r[4:]] for r in cases.rows])
+    return f"{_markdown(table)}\n{_markdown(scores)}\n{_made(content)} {content['note']}\n"
+
+
+def inside_lines(content: dict[str, Any]) -> str:
+    """Expected and true errors of attenuation factors."""
+    found = _examined(content)
+    made = {title: table for title, table in inside.tables(found).items() if "expect" in title}
+    voxels = ", ".join(f"{name} {case.voxel_rank_correlation:.2f}" for name, case in found.items())
+    said = f"{inside.nearest(found)} Voxels, rank correlation of spread and |error|: {voxels}."
+    return f"{_titled(made)}\n{said} {_made(content)} {content['note']}\n"
+
+
+def _examined(content: dict[str, Any]) -> dict[str, inside.Examination]:
+    return {name: inside.Examination.model_validate(case) for name, case in content["cases"].items()}
+
+
+def _titled(tables: dict[str, html.Table]) -> str:
+    return "\n".join(f"{title}:\n\n{_markdown(table)}" for title, table in tables.items())
+
+
+def _markdown(table: html.Table) -> str:
+    return summary.markdown_table(table.headings, table.rows)
+
+
 def _made(content: dict[str, Any]) -> str:
     return f"`{content['command']}` at commit {content['commit']}, {content['device']}."
 
@@ -160,6 +203,9 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/engines.md", "plans", "plans.json", plans),
     ("docs/physics.md", "honesty", "pet_honesty.json", pet_tables.honesty),
     ("docs/evaluation.md", "corrected-pet", "corrected_pet.json", pet_tables.corrected),
+    ("docs/inside.md", "codes", "examine.json", inside_codes),
+    ("docs/inside.md", "fusions", "examine.json", inside_fusions),
+    ("docs/inside.md", "lines", "examine.json", inside_lines),
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )

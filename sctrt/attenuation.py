@@ -86,6 +86,12 @@ def hu_to_mu(hu: ArrayLike, kvp: int | None = None, convention: str = "carney") 
     return np.maximum(mu, 0)
 
 
+def mu_per_hu(hu: NDArray[np.floating], kvp: int | None = None, convention: str = "carney") -> NDArray[np.floating]:
+    """How fast `hu_to_mu` rises at each CT number [1/cm per HU]; 0 below air. Arguments and errors as there."""
+    slope, _, break_point = line(convention, kvp)
+    return np.select([hu < HU_AIR, hu < break_point], [0.0, MU_PER_HU_BELOW], slope).astype(hu.dtype)
+
+
 def line(convention: str, kvp: int | None = None) -> Line:
     """The upper line of a convention; arguments and errors as for `hu_to_mu`."""
     if convention not in CONVENTIONS:

@@ -215,7 +215,43 @@ def _evaluation_cases(sct: Path, ct: Path | None, others: dict[str, Path | None]
         if not ct.is_dir() or not all(path.is_dir() for path in given.values()):
             raise typer.BadParameter("expected folders throughout, with files of the same names, or files throughout")
         return files_of_folders(sct, ct=ct, **given)
-    return [Files(sct.name.removesuffix(".gz").removesuffix(".nii"), sct, ct, **given)]
+    return [Files(_stem(sct), sct, ct, **given)]
+
+
+def _stem(path: Path) -> str:
+    """A file's name without .nii or .nii.gz."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+@app.command()
+def examine(
+    nac: Annotated[
+        Path, typer.Argument(help="NAC PET, or a folder of sctrt simulate (nac.nii.gz, ct.nii.gz), or of such folders.")
+    ],
+    ct: Annotated[Path | None, typer.Argument(help="The PET's true CT (HU); not with a folder.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Bundle NAME.sctrt; default: the model that ships.")] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where the network runs.")] = "cpu",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where all numbers go, JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also the tables that are printed.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also one HTML page with pictures; needs no network.")] = None,
+) -> None:
+    """Looks inside a model on PETs with known CT: codebook use, fusions compared, expected errors along lines."""
+    from . import examine as inside
+    from .pipeline import Synthesizer
+
+    _check_outputs(nac, {output: (".json",), markdown: (".md", ".txt"), report: (".html", ".htm")})
+    if nac.is_dir() == (ct is not None):
+        raise typer.BadParameter("expected a NAC PET and its true CT, or one folder that has both")
+    cases = [inside.Files(_stem(nac), nac, ct)] if ct else inside.files_of_folder(nac)
+    wanted = inside.Outputs(output, markdown, report)
+    with _PlaneProgress() as progress:
+        many = len(cases) > 1
+        examined, text = inside.run(
+            cases, Synthesizer(model, device=device), wanted, go_on=many, say=_say, progress=progress
+        )
+    print(text)
+    if examined.failed:
+        raise SctrtError(f"{len(examined.failed)} of {len(cases)} cases were left out: {', '.join(examined.failed)}")
 
 
 @app.command()
@@ -521,7 +557,7 @@ class _PlaneProgress:
         if self._bars:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)
-            self._bars.update(self._tasks[stage], completed=done)
+            self._bars.update(self._tasks[stage], completed=done, total=total)
         elif done in (0, total):
             _say(f"{stage}: {'started' if done == 0 else 'done'} ({total} batches)")
 

@@ -20,20 +20,21 @@ from . import bundle as bundles
 from . import engines, nifti, ops
 from .bundle import Bundle
 from .checks import check_pet
-from .device import Device, open_device
+from .device import Array, Clock, Device, open_device
 from .engines.verify import verify_if_needed
-from .errors import EngineError, OutOfMemory
+from .errors import DeviceError, EngineError, OutOfMemory
 from .mu_map import mu_map
 from .plan import GB, Grids, Network, Plan, PlanePlan, any_size, engine_size, make_plan
-from .planes import PLANES, Plane
+from .planes import PLANES, Batch, Plane, slice_axis
 from .preprocess import Grid, NetworkInput, model_grid, network_input, samples_per_voxel
-from .run import Engines, Progress, Run
+from .run import Engines, Observer, Progress, Run
 from .units import BONE_ABOVE, FAT_HU, HU_AIR, LUNG_HU, SOFT_HU
 from .volume import Volume
 
 SUMMARY_VOXELS = 2_000_000
 JOINT_FUSIONS = ("median", "mean")
 FUSIONS = (*JOINT_FUSIONS, *PLANES)
+NOT_RUN = -1  # in place of a code, where a slice held no body
 
 EngineKey = tuple[str, tuple[int, int] | None]  # runtime, and (height, width) where engines are of one size
 
@@ -49,6 +50,29 @@ class Synthesis:
     def mu_map(self, kvp: int = 120) -> Volume:
         """Attenuation map at 511 keV [1/cm], Carney 2006 for a tube voltage of `kvp` kV."""
         return mu_map(self.ct, kvp=kvp)
+
+
+@dataclass(frozen=True)
+class PlanePredictions:
+    """What the network made of one PET volume in each plane, before fusion, on the model's grid of the body box."""
+
+    hu: dict[Plane, NDArray[np.float32]]  # [z, y, x] HU, not limited to `hu_range`; air in slices that were not run
+    codes: dict[Plane, NDArray[np.int32]]  # [slice, row, column] of latents, without padding; NOT_RUN as in `hu`
+    factor: int  # pixels of a latent's side; the last row and column may hold fewer, and padding beside them
+    hu_range: tuple[float, float]  # that a CT is limited to [HU]
+    grid: Grid
+
+    def fused(self, fusion: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """CT and spread [z, y, x] HU as a synthesis with this fusion has them; ValueError for one there is not."""
+        _check_fusion(fusion)
+        planes = [self.hu[plane] for plane in planes_of(fusion)]
+        method = "mean" if fusion == "mean" else "median"
+        return ops.fuse_planes(*(planes * 3 if len(planes) == 1 else planes), method=method, limits=self.hu_range)
+
+    def on(self, pet: Volume, array: NDArray[np.float32], fill: float = HU_AIR) -> Volume:
+        """An array [z, y, x] HU of this grid on the grid of the PET, `fill` outside, as a synthesis puts it there."""
+        matrix = ops.grid_matrix(pet.affine, self.grid.affine)
+        return Volume(ops.resample(array, matrix, pet.shape, fill=fill), pet.affine, "HU")
 
 
 class Synthesizer:
@@ -112,14 +136,7 @@ class Synthesizer:
         with clock.stage("load"):
             volume = as_volume(pet)
             check_pet(volume)
-        budget = _budget(self._device, self._vram_gb)
-        with clock.stage("preprocess"):
-            prepared = self._prepare(volume, budget, events)
-        with clock.stage("engines"):
-            plan = self._plan(volume, prepared, budget)
-        manifest = self.bundle.manifest
-        run = Run(self._device, prepared, manifest, self._codebook, self._engines, self._forget_engines, clock, events)
-        prepared = replace(prepared, channels=None)  # the run's, which lets go of them
+        run, prepared, plan = self._start(volume, clock, events)
         run.predict(plan, progress)
         with clock.stage("fuse"):
             run.fuse("mean" if self.fusion == "mean" else "median")
@@ -129,6 +146,48 @@ class Synthesizer:
             uncertainty = Volume(run.result(matrix, volume.shape, 0.0), volume.affine, "HU")
         seconds = clock.seconds()
         return Synthesis(ct, uncertainty, self._report(volume, prepared, ct, seconds, plan, events))
+
+    def planes(self, pet: Any, *, progress: Progress | None = None) -> PlanePredictions:
+        """What the network makes of a PET in each plane, and with which codes; the fusion is left to the caller.
+
+        Args:
+            pet: see `__call__`.
+            progress: see `__call__`.
+
+        Raises:
+            ValueError: this Synthesizer runs one plane alone.
+            DeviceError: there is room for tiles only, which overlap, so that a latent has more than one code.
+            VolumeError, EngineError, OutOfMemory: see `__call__`.
+        """
+        if self.fusion not in JOINT_FUSIONS:
+            raise ValueError(f"expected a Synthesizer of all planes, got fusion={self.fusion!r}; leave fusion out")
+        volume = as_volume(pet)
+        check_pet(volume)
+        run, prepared, plan = self._start(volume, self._device.clock(), [])
+        if tiled := [plane.plane for plane in plan.planes if plane.tiled]:
+            raise DeviceError(
+                f"expected memory for whole slices, got a plan with tiles of {', '.join(tiled)} slices, which overlap; "
+                "use --device cpu, or a GPU with more free memory"
+            )
+        manifest = self.bundle.manifest
+        codes, observe = _code_volumes(prepared.grid.shape, manifest.architecture.factor, self._device)
+        run.predict(plan, progress, observe)
+        low, high = manifest.hu_range
+        hu: dict[Plane, NDArray[np.float32]] = {}
+        for plane, one in zip(PLANES, run.predictions(), strict=True):
+            hu[plane], _ = ops.fuse_planes(one, one, one, scale=(high - low) / 2, offset=(high + low) / 2)
+        return PlanePredictions(hu, codes, manifest.architecture.factor, manifest.hu_range, prepared.grid)
+
+    def _start(self, volume: Volume, clock: Clock, events: list[str]) -> tuple[Run, NetworkInput, Plan]:
+        """A run that has the network's input, of which the channels are left out here; and its plan."""
+        budget = _budget(self._device, self._vram_gb)
+        with clock.stage("preprocess"):
+            prepared = self._prepare(volume, budget, events)
+        with clock.stage("engines"):
+            plan = self._plan(volume, prepared, budget)
+        manifest = self.bundle.manifest
+        run = Run(self._device, prepared, manifest, self._codebook, self._engines, self._forget_engines, clock, events)
+        return run, replace(prepared, channels=None), plan  # the channels are the run's, which lets go of them
 
     def _prepare(self, volume: Volume, budget: int | None, events: list[str]) -> NetworkInput:
         """The network's input, on the host where the GPU has no room to make it."""
@@ -284,6 +343,24 @@ def memory_plan(
     size = engine_size if on_gpu else any_size
     network = Network(manifest.architecture, precision or engines.default_precision(device), size)
     return make_plan(grids, network, budget, planes_of(fusion))
+
+
+def _code_volumes(
+    shape: tuple[int, int, int], factor: int, device: Device
+) -> tuple[dict[Plane, NDArray[np.int32]], Observer]:
+    """A volume of codes a plane, on the host, and what fills them as batches are run; padding is cut off."""
+    codes: dict[Plane, NDArray[np.int32]] = {}
+    for plane in PLANES:
+        slices = shape[slice_axis(plane)]
+        height, width = (-(-n // factor) for axis, n in enumerate(shape) if axis != slice_axis(plane))
+        codes[plane] = np.full((slices, height, width), NOT_RUN, np.int32)
+
+    def observe(batch: Batch, index: Array) -> None:
+        volume = codes[batch.plane]
+        height, width = volume.shape[1:]
+        volume[batch.start : batch.start + batch.count] = device.get(index)[:, :height, :width]
+
+    return codes, observe
 
 
 def planes_of(fusion: str) -> tuple[Plane, ...]:

@@ -29,6 +29,7 @@ from .units import HU_AIR
 
 Engines = tuple[Engine, Engine]  # encoder, decoder
 Progress = Callable[[str, int, int], None]  # stage, done, total
+Observer = Callable[[Batch, Array], None]  # a batch, and the codes of its latents [n, h, w] int32 on the device
 T = TypeVar("T")
 
 
@@ -50,7 +51,7 @@ class SliceNetwork:
         height, width = plan.engine
         latent = (n, a.code_dim, height // a.factor, width // a.factor)
         self._latent, self._codes = device.empty(latent), device.empty(latent)
-        self._index = device.empty((n, *latent[2:]), "int32")
+        self.index = device.empty((n, *latent[2:]), "int32")  # the codes; of the last tile, where there are tiles
         self.images = device.empty((n, a.input_channels, plan.height, plan.width))
         self.slices = device.empty((n, a.output_channels, plan.height, plan.width))
         self._run = self._run_engines
@@ -68,7 +69,7 @@ class SliceNetwork:
 
     def _run_engines(self, images: Array, slices: Array) -> None:
         n, stream = images.shape[0], self._device.stream
-        latent, codes, index = self._latent[:n], self._codes[:n], self._index[:n]
+        latent, codes, index = self._latent[:n], self._codes[:n], self.index[:n]
         with self._clock.stage("encoder"):
             self._encoder(images, latent, stream=stream, workspace=self._workspace)
         with self._clock.stage("codebook"):
@@ -111,6 +112,7 @@ class Run:
         self._predictions: list[Array] = []
         self._most: int | None = None  # slices at a time, once memory has run out
         self._stuck = False  # whether the last failure was with the least that there is
+        self._observe: Observer | None = None
 
     def move_to_host(self, why: str = "") -> None:
         """Volumes leave the GPU."""
@@ -120,12 +122,18 @@ class Run:
         if why:
             self._events.append(f"{why}: the volumes went to the host")
 
-    def predict(self, plan: Plan, progress: Progress | None = None) -> None:
+    def predict(self, plan: Plan, progress: Progress | None = None, observe: Observer | None = None) -> None:
         """Predicts the CT plane by plane, in network units.
+
+        Args:
+            plan: what runs together.
+            progress: called before each batch and after the last.
+            observe: called after each batch; the next one overwrites what it is shown.
 
         Raises:
             OutOfMemory: the GPU cannot hold one slice's buffers.
         """
+        self._observe = observe
         if plan.volumes == "host":
             self.move_to_host()
         low, high = self._manifest.hu_range
@@ -136,6 +144,10 @@ class Run:
             del prediction
             self._predict_plane(plane, progress)
         self._channels = None
+
+    def predictions(self) -> list[NDArray[np.float32]]:
+        """Of each plane, before they are fused: [z, y, x] in network units, on the host."""
+        return self._outside_networks(lambda: [self._volumes.get(prediction) for prediction in self._predictions])
 
     def fuse(self, method: str) -> None:
         """The planes become CT and spread [HU], in place of two of the predictions."""
@@ -217,6 +229,8 @@ class Run:
         with self._clock.stage("extract"):
             self._extract(batch, images)
         network(batch.count)
+        if self._observe:
+            self._observe(batch, network.index[: batch.count])
         with self._clock.stage("insert"):
             made = slices if self._volumes is self._device else self._device.get(slices)
             ops.insert_planes(made, self._predictions[-1], batch.plane, batch.start, stream=self._volumes.stream)

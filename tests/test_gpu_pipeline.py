@@ -160,6 +160,47 @@ def test_what_is_planned_is_what_is_used(on_gpu, pet):
     assert 0 < used <= planned
 
 
+# What each plane says
+
+
+def assert_same_planes(found, expected):
+    for plane in PLANES:
+        np.testing.assert_array_equal(found.codes[plane], expected.codes[plane])
+        np.testing.assert_array_equal(found.hu[plane], expected.hu[plane])
+
+
+def test_planes_and_codes_are_the_cpus_padded_or_not_and_whatever_fails(
+    on_gpu, pet, expected, tiny_bundle, monkeypatch
+):
+    on_cpu = Synthesizer(tiny_bundle.path).planes(pet)
+    assert min(np.unique(on_cpu.codes[plane]).size for plane in PLANES) > 3
+    np.testing.assert_array_equal(on_cpu.on(pet, on_cpu.fused("median")[0]).array, expected["median"].ct.array)
+    synthesizer = on_gpu()
+    StandInEngine.calls = 0
+    assert_same_planes(synthesizer.planes(pet), on_cpu)
+    for number in range(0, StandInEngine.calls, 3):
+        StandInEngine.calls = 0
+        monkeypatch.setattr(StandInEngine, "fail_at", {number})
+        assert_same_planes(synthesizer.planes(pet), on_cpu)
+
+
+def test_the_padding_of_engines_has_no_codes(shim_gpu, stand_in_engines, tiny_bundle, pet, monkeypatch):
+    monkeypatch.setattr(engines, "slice_size", lambda bundle, runtime, height, width, **_: (height + 12, width + 8))
+    found = Synthesizer(tiny_bundle.path, device="cuda").planes(pet)
+    for axis, plane in enumerate(PLANES):
+        sides = [-(-n // found.factor) for other, n in enumerate(found.grid.shape) if other != axis]
+        assert found.codes[plane].shape == (found.grid.shape[axis], *sides)
+        assert found.codes[plane].min() >= 0
+    result = Synthesizer(tiny_bundle.path, device="cuda")(pet)
+    np.testing.assert_array_equal(found.on(pet, found.fused("median")[0]).array, result.ct.array)
+
+
+def test_tiles_have_no_codes(on_gpu, pet, monkeypatch):
+    only_tiles(monkeypatch)
+    with pytest.raises(DeviceError, match="expected memory for whole slices, got a plan with tiles of axial, coronal"):
+        on_gpu().planes(pet)
+
+
 # Empty slices
 
 
@@ -253,7 +294,8 @@ def test_with_its_volumes_on_the_host_the_ct_is_the_same(on_gpu, pet, expected, 
     assert result.report["plan"]["volumes"] == "host"
 
 
-def test_tiles_run_and_do_not_depend_on_where_the_volumes_lie(on_gpu, pet, expected, monkeypatch):
+def only_tiles(monkeypatch):
+    """Of 24 x 24 pixels: no engine fits that is larger."""
     whole = plan.Network.workspace
     monkeypatch.setattr(plan, "TILE", 24)
     monkeypatch.setattr(plan, "TILE_OVERLAP", 8)
@@ -265,6 +307,10 @@ def test_tiles_run_and_do_not_depend_on_where_the_volumes_lie(on_gpu, pet, expec
         return whole(self, size, batch) if size == (24, 24) else 10**12
 
     monkeypatch.setattr(plan.Network, "workspace", workspace)
+
+
+def test_tiles_run_and_do_not_depend_on_where_the_volumes_lie(on_gpu, pet, expected, monkeypatch):
+    only_tiles(monkeypatch)
     results = [on_gpu(**options)(pet) for options in ({}, {"vram_gb": 1.2e-3})]
     assert_equal(results[0], results[1])
     for result, volumes in zip(results, ("device", "host"), strict=True):

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "sctrt"
 
-# Part of the package -> what it may know. A new part takes its place here; `demo` and `cli` may know all.
+# Part of the package -> what it may know. A new part takes its place here; `TOP` may know all.
 MAY_IMPORT = {
     "errors": set(),
     "units": set(),
@@ -53,7 +53,7 @@ MAY_IMPORT = {
         *("attenuation", "cases", "checks", "phantom", "physics"),
     },
 }
-TOP = {"demo", "cli", "info", "__main__"}
+TOP = {"demo", "examine", "cli", "info", "__main__"}
 # Called where the lower part is used only by the upper one's caller: Volume.save writes a NIfTI file.
 MAY_IMPORT_LATE = {("volume", "nifti")}
 # The one part of `engines` that knows the network in PyTorch.

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from ..attenuation import DEFAULT_KVP, hu_to_mu
+from ..attenuation import DEFAULT_KVP, hu_to_mu, mu_per_hu
 from ..errors import VolumeError
 from ..preprocess import Grid, to_grid
 from ..units import HU_AIR
 from ..volume import Volume
 from . import bicmac
 from .contour import ContourErrors, contour_errors
+from .expected_lines import ExpectedError, expected_from_uncertainty
 from .histogram import Histograms, histograms
 from .jaggedness import Jaggedness, jaggedness
 from .lines import LineErrors, line_errors
@@ -50,6 +51,7 @@ class Case(BaseModel):
     histogram: Histograms
     bicmac: dict[str, float]
     uncertainty: Calibration | None = None
+    expected_lines: dict[str, ExpectedError] | None = None  # from the uncertainty: expected_from_uncertainty
     pet_ac: dict[str, Any] | None = None  # of the corrected PET, where it was simulated or given
 
 
@@ -87,6 +89,7 @@ def evaluate_pair(
     contour = contour_errors(synthetic_body, pair.body, pair.spacing) if synthetic_body.any() else None
     mu_error = np.where(pair.attenuating, hu_to_mu(pair.sct, kvp) - hu_to_mu(pair.ct, kvp), 0)
     lines = line_errors(mu_error, pair.body, pair.spacing)
+    spread = _spread(pair, uncertainty)
     mu_mae = bicmac.ct_mu_map_mae(pair.sct, pair.ct, pair.body, pair.spacing, _liver(pair, organs))
     return Case(
         shape_zyx=_shape(pair),
@@ -102,7 +105,8 @@ def evaluate_pair(
         jaggedness=jaggedness(pair.sct, pair.ct, pair.body),
         histogram=histograms(pair.sct[pair.body], pair.ct[pair.body]),
         bicmac={"ct_mu_map_mae": mu_mae},
-        uncertainty=_calibration(pair, uncertainty),
+        uncertainty=None if spread is None else calibration(spread[pair.body], (pair.sct - pair.ct)[pair.body]),
+        expected_lines=None if spread is None else _expected_lines(pair, spread, mu_error, kvp),
     )
 
 
@@ -111,16 +115,25 @@ def on_pair(pair: Pair, volume: Volume, fill: float) -> NDArray[np.float32]:
     return to_grid(volume, Grid(pair.affine, _shape(pair)), fill)
 
 
-def _calibration(pair: Pair, uncertainty: Volume | None) -> Calibration | None:
+def _spread(pair: Pair, uncertainty: Volume | None) -> NDArray[np.float32] | None:
+    """[z, y, x] HU on the pair's grid."""
     if uncertainty is None:
         return None
-    spread = on_pair(pair, uncertainty, 0.0)[pair.body]
-    if not np.isfinite(spread).all() or spread.min() < 0:
+    spread = on_pair(pair, uncertainty, 0.0)
+    inside = spread[pair.attenuating]
+    if not np.isfinite(inside).all() or inside.min() < 0:
         raise VolumeError(
             "expected an uncertainty in HU, finite and 0 or more, got NaN or negative values; "
             "pass the file of sctrt synthesize --uncertainty"
         )
-    return calibration(spread, pair.sct[pair.body] - pair.ct[pair.body])
+    return spread
+
+
+def _expected_lines(
+    pair: Pair, spread: NDArray[np.float32], mu_error: NDArray[np.floating], kvp: int
+) -> dict[str, ExpectedError]:
+    mu_spread = np.where(pair.attenuating, spread * mu_per_hu(pair.sct, kvp), 0)
+    return expected_from_uncertainty(mu_spread, mu_error, pair.body, pair.spacing)
 
 
 def _liver(pair: Pair, organs: Volume | None) -> NDArray[np.bool_] | None:

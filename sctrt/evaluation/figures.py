@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .case import Case
+from .expected_lines import ExpectedError
 from .histogram import EDGES
 from .lines import BINS
 from .pairs import Pair
@@ -86,6 +88,30 @@ def calibration(case: Case) -> bytes | None:
     right.plot(removed, found.ideal_mae_hu, color=TRUE, linestyle="--", label="ideal: by error")
     right.set_ylim(0, None)
     right.legend(frameon=False)
+    return png(figure)
+
+
+def code_counts(codes: Mapping[str, NDArray[np.int32]]) -> bytes:
+    """How often each code is used, the most used first; codes below 0 are none."""
+    figure, axes = _plot("codes, the most used first", "latents")
+    for plane, index in codes.items():
+        counts = np.bincount(index[index >= 0])
+        used = np.sort(counts[counts > 0])[::-1]
+        axes.plot(np.arange(1, used.size + 1), used, label=f"{plane}, {used.size} codes", linewidth=1.2)
+    axes.set(yscale="log", ylim=(0.8, None))
+    axes.legend(frameon=False)
+    return png(figure)
+
+
+def expected_lines(found: Mapping[str, ExpectedError]) -> bytes:
+    """True against expected error of attenuation factors, by decile of the latter."""
+    figure, axes = _plot("mean error to expect, of the decile [%]", "mean true error of the decile [%]")
+    for name, one in found.items():
+        points = [(d.expected_percent, d.true_percent) for d in one.deciles]
+        axes.plot(*zip(*points, strict=True), "o-", label=name, markersize=3, linewidth=1.2)
+    end = max(one.deciles[-1].true_percent for one in found.values()) or 1.0
+    axes.plot([0, end], [0, end], color=MUTED, linestyle=":", label="equal")
+    axes.legend(frameon=False, fontsize=8)
     return png(figure)
 
 

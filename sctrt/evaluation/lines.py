@@ -8,6 +8,8 @@ make, stands here.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,29 @@ ANGLES = 16  # of parallel lines in each axial slice, evenly over 180 degrees
 SPACING_MM = 4.0  # of lines, and of slices at least
 MIN_CHORD_MM = 10.0  # of a line in the true body; shorter ones are hardly attenuated
 BINS = np.linspace(-0.5, 0.5, 101)  # of the histogram; what lies beyond counts in the first or last
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Those of one angle.
+
+    Args:
+        matrix: [line, y * x] lengths [cm] in a slice's voxels.
+        slices: of the volume's z.
+        crossed: [line, z] bool, those that cross the body.
+    """
+
+    matrix: sparse.csr_matrix
+    slices: slice
+    crossed: NDArray[np.bool_]
+
+    def squared(self) -> Lines:
+        """With squared lengths [cm2]: integrals of a variance are those of independent voxels' sum."""
+        return Lines(self.matrix.multiply(self.matrix).tocsr(), self.slices, self.crossed)
+
+    def integrals(self, volume: NDArray[np.floating]) -> NDArray[np.float64]:
+        """[n] of a volume [z, y, x] along those that cross the body, in the volume's unit times cm."""
+        return integrals(self.matrix, volume[self.slices])[self.crossed].astype(np.float64)
 
 
 class LineErrors(BaseModel):
@@ -45,24 +70,34 @@ def line_errors(
         body: [z, y, x] of the true CT, not empty.
         spacing: (z, y, x) [mm].
     """
-    stride = max(1, round(SPACING_MM / spacing[0]))
-    start = int(np.flatnonzero(body.any(axis=(1, 2)))[0]) % stride  # at least one slice holds body
-    error, chord = mu_error[start::stride], body[start::stride].astype(np.float32)
-    factors = []
-    for angle in np.arange(ANGLES) * math.pi / ANGLES:
-        matrix = line_matrix(error.shape[1:], spacing[1:], angle)
-        crossed = integrals(matrix, chord) * 10 >= MIN_CHORD_MM
-        factors.append(np.expm1(integrals(matrix, error)[crossed].astype(np.float64)))
+    step = _stride(spacing) * spacing[0]
+    factors = [np.expm1(lines.integrals(mu_error)) for lines in line_set(body, spacing)]
     values = np.concatenate(factors)
     return LineErrors(
         lines=values.size,
-        described=f"parallel lines {SPACING_MM:g} mm apart in axial slices {stride * spacing[0]:.3g} mm apart, "
+        described=f"parallel lines {SPACING_MM:g} mm apart in axial slices {step:.3g} mm apart, "
         f"{ANGLES} angles over 180 degrees, at least {MIN_CHORD_MM:g} mm in the true body",
         mean_abs_percent=_percent(np.abs(values).mean()),
         mean_percent=_percent(values.mean()),
         p99_abs_percent=_percent(np.percentile(np.abs(values), 99)),
         histogram_counts=np.histogram(values.clip(BINS[0], BINS[-1]), BINS)[0].tolist(),
     )
+
+
+def line_set(body: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Iterator[Lines]:
+    """The lines on which all maps are compared, angle by angle.
+
+    Args:
+        body: [z, y, x] of the true CT, not empty, axes in LPS order.
+        spacing: (z, y, x) [mm].
+    """
+    stride = _stride(spacing)
+    start = int(np.flatnonzero(body.any(axis=(1, 2)))[0]) % stride  # at least one slice holds body
+    slices = slice(start, None, stride)
+    chord = body[slices].astype(np.float32)
+    for angle in np.arange(ANGLES) * math.pi / ANGLES:
+        matrix = line_matrix(body.shape[1:], spacing[1:], angle)
+        yield Lines(matrix, slices, integrals(matrix, chord) * 10 >= MIN_CHORD_MM)
 
 
 def integrals(matrix: sparse.csr_matrix, volume: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -95,6 +130,11 @@ def line_matrix(
             weights.append(weight[inside].astype(np.float32))
     indices = np.concatenate(rows), np.concatenate(columns)
     return sparse.csr_matrix((np.concatenate(weights), indices), shape=(len(across), math.prod(shape)))
+
+
+def _stride(spacing: tuple[float, float, float]) -> int:
+    """Every how many-th slice has lines."""
+    return max(1, round(SPACING_MM / spacing[0]))
 
 
 def _percent(value: float) -> float:

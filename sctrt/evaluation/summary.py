@@ -7,6 +7,8 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from .case import Case
 from .pet_bic_mac import NAMES
 from .pet_error import SYNTHETIC
@@ -56,6 +58,10 @@ ROWS = (
     ("Uncertainty, rank correlation with the error", "uncertainty.rank_correlation", ".3f"),
     ("Uncertainty, area under the sparsification curve", "uncertainty.area_sparsification", ".3f"),
     ("Uncertainty, the same if it were ideal", "uncertainty.area_ideal", ".3f"),
+    ("Factor's error to expect, voxels correlated [%]", "expected_lines.correlated.expected_percent", ".2f"),
+    ("Its rank correlation with the error, voxels correlated", "expected_lines.correlated.rank_correlation", ".3f"),
+    ("Factor's error to expect, voxels independent [%]", "expected_lines.independent.expected_percent", ".2f"),
+    ("Its rank correlation with the error, voxels independent", "expected_lines.independent.rank_correlation", ".3f"),
     *((f"SUV error, {t}, mean [%]", f"{PET}.tissues.{t}.mean_percent", "+.1f") for t in PET_TISSUES),
     ("SUV error, body, mean absolute [% of the mean]", f"{PET}.tissues.body.absolute_percent", ".1f"),
     ("SUVmax error of lesions, mean [%]", f"{PET}.lesion_means.max_percent", "+.1f"),
@@ -64,8 +70,8 @@ ROWS = (
 )
 
 
-def flat(case: Case) -> dict[str, float | None]:
-    """Every single number of a case by its dotted name, such as body.tissues.bone.mae_hu; None where there is none."""
+def flat(case: BaseModel) -> dict[str, float | None]:
+    """Every single number of a record by its dotted name, as body.tissues.bone.mae_hu; None where there is none."""
     return dict(_walk(case.model_dump()))
 
 

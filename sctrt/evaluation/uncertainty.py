@@ -37,8 +37,8 @@ class Calibration(BaseModel):
 
 
 def calibration(
-    uncertainty: NDArray[np.float32],  # [n] HU
-    error: NDArray[np.float32],  # [n] synthetic minus true [HU]
+    uncertainty: NDArray[np.floating],  # [n] HU
+    error: NDArray[np.floating],  # [n] synthetic minus true [HU]
 ) -> Calibration:
     """Compares uncertainty and error, voxel by voxel; voxels of equal uncertainty keep their order.
 
@@ -69,7 +69,7 @@ def _rest(ascending: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.cumsum(ascending)[kept - 1] / kept
 
 
-def _decile(uncertainty: NDArray[np.float32], absolute: NDArray[np.float64]) -> Decile:
+def _decile(uncertainty: NDArray[np.floating], absolute: NDArray[np.float64]) -> Decile:
     return Decile(
         uncertainty_hu=float(uncertainty.mean(dtype=np.float64)),
         mae_hu=float(absolute.mean()),
