@@ -212,7 +212,26 @@ def test_simulate_writes_a_case_that_synthesize_takes(run, tiny_bundle, tmp_path
     assert code == 0, said
 
 
-@pytest.mark.parametrize("options", [["--voxel-mm", 99], ["--region", "leg"], ["--tof-ps", -5]])
+def test_simulate_takes_person_and_scan(run, tmp_path):
+    pytest.importorskip("torch")
+    case = tmp_path / "case"
+    scan = ("--counts-per-slice", 1e5, "--scatter-fraction", 0.2)
+    code, _, said = run(
+        *("simulate", "-o", case, "--voxel-mm", 12, "--region", "torso", "--arms", "up", "--bmi", 30, *scan)
+    )
+    assert code == 0, said
+    meta = json.loads((case / "meta.json").read_text())
+    assert (meta["counts_per_slice"], meta["scatter_fraction"]) == (1e5, 0.2)
+    assert (meta["phantom"]["arms"], meta["phantom"]["bmi"]) == ("up", 30)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--voxel-mm", 99], ["--region", "leg"], ["--tof-ps", -5], ["--bmi", 60], ["--arms", "crossed"]),
+        *(["--counts-per-slice", 0], ["--scatter-fraction", 1.0], ["--ct", "any.nii.gz", "--bmi", 30]),
+    ],
+)
 def test_simulate_refuses_wrong_options_with_2(run, tmp_path, options):
     pytest.importorskip("torch")
     code, _, said = run("simulate", "-o", tmp_path / "case", *options)
