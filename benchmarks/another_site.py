@@ -1,14 +1,16 @@
 """The model on scans that it was not trained for: one thing changed at a time, errors and warnings.
 
     python benchmarks/another_site.py --work FOLDER --ct FOLDER_OF_CTS --json benchmarks/results/another_site.json
-    python benchmarks/another_site.py --work FOLDER --row body_1003_tof_ps_214.0        # one line again
+    python benchmarks/another_site.py --work FOLDER --row body_1003_tof_ps_214.0        # one line alone
 
-Simulates the cases that are missing in the work folder. The numbers are of simulated PET and must not be set beside
-clinical ones.
+Simulates the cases that are missing in the work folder, and measures the lines that the JSON does not have of this
+model yet: a run that was cut off goes on, and another model is measured anew. The numbers are of simulated PET and
+must not be set beside clinical ones.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,17 +18,22 @@ from typing import Annotated, Any
 
 import another_site_table
 import numpy as np
+import torch
 import typer
 from timing import environment
 
 from sctrt import Synthesizer, Volume, nifti
+from sctrt.attenuation import hu_to_mu
 from sctrt.cases import CT, META, NAC, save_case, simulate_case
 from sctrt.evaluation.case import Case, evaluate
-from sctrt.evaluation.pet_ac import Scan, reconstruct_with_maps
 from sctrt.evaluation.report import PHANTOM_NOTE
 from sctrt.files import write_json
-from sctrt.phantom import Phantom
-from sctrt.physics.simulate import simulate_nac
+from sctrt.phantom import Phantom, make_body
+from sctrt.physics.geometry import DEFAULT_TOF_FWHM_PS
+from sctrt.physics.osem import osem
+from sctrt.physics.projector import TofProjector
+from sctrt.physics.simulate import POST_FILTER_FWHM_MM, acquire, simulate_nac, transverse_geometry
+from sctrt.physics.smoothing import smooth_image
 from sctrt.training.cohort import TEST_CTS
 from sctrt.units import HU_AIR
 
@@ -47,14 +54,15 @@ class Row:
     seed: int
     ct: str | None = None  # name of a real CT
     options: dict[str, Any] = field(default_factory=dict)  # of simulate_case
-    corrected: bool = False  # the PET is corrected for attenuation, by mistake
+    corrected: tuple[str, ...] = ()  # for attenuation, scatter or both, by mistake
     water: bool = False  # no body, but a cylinder of water
 
     @property
     def name(self) -> str:
         """Of its folder; equal names are equal cases."""
         parts = [self.ct or ("water" if self.water else "body"), str(self.seed)]
-        parts += [f"{key}_{value}" for key, value in self.options.items()] + ["corrected"] * self.corrected
+        parts += [f"{key}_{value}" for key, value in self.options.items()]
+        parts += ["corrected", *self.corrected] if self.corrected else []
         return "_".join(parts).translate(str.maketrans("(),", "   ")).replace(" ", "")
 
 
@@ -80,7 +88,8 @@ def rows(seeds: list[int], with_cts: bool) -> list[Row]:
     for seed in seeds:
         body = f"simulated body {seed}"
         found += [Row(body, changed, seed, options=options) for changed, options in changes]
-        found.append(Row(body, "a corrected PET, given by mistake", seed, corrected=True))
+        for kind in (("attenuation", "scatter"), ("attenuation",), ("scatter",)):
+            found.append(Row(body, f"given by mistake: corrected for {' and '.join(kind)}", seed, corrected=kind))
     found.append(Row("cylinder of water", "no body at all", seeds[0], water=True))
     if with_cts:
         stretched = {"as it is": {}, "0.6 of its size, as a child's": {"stretch": CHILD}}
@@ -100,13 +109,32 @@ def make(row: Row, work: Path, ct_folder: Path | None) -> Path:
     if row.water:
         phantom = _cylinder()
         nac = simulate_nac(phantom.activity, phantom.ct, seed=row.seed)
+    elif row.corrected:
+        phantom = make_body(row.seed)
+        nac = _corrected(phantom, row)
     else:
         ct = nifti.load(ct_folder / f"{row.ct}.nii.gz", unit="HU") if ct_folder and row.ct else None
         phantom, nac = simulate_case(row.seed, ct=ct, **row.options)
-    if row.corrected:
-        nac, _ = reconstruct_with_maps(phantom.activity, phantom.ct, {}, Scan(seed=row.seed))
     save_case(folder, phantom, nac, {"seed": row.seed, "changed": row.changed})
     return folder
+
+
+def _corrected(phantom: Phantom, row: Row) -> Volume:
+    """The PET of the usual scan, corrected with the true map and the true scatter."""
+    activity = phantom.activity
+    projector = TofProjector(transverse_geometry(activity, tof_fwhm_ps=DEFAULT_TOF_FWHM_PS, n_views=48))
+    mu = torch.tensor(hu_to_mu(phantom.ct.array), dtype=torch.float32)
+    scan = acquire(projector, torch.tensor(activity.array), mu, seed=row.seed)
+    image = osem(
+        projector,
+        scan.data,
+        attenuation=scan.attenuation if "attenuation" in row.corrected else None,
+        additive=scan.scatter + scan.randoms if "scatter" in row.corrected else scan.randoms,
+        n_iterations=2,
+        n_subsets=12,
+        scale=scan.scale,
+    )
+    return Volume(smooth_image(image, POST_FILTER_FWHM_MM, activity.spacing).numpy(), activity.affine)
 
 
 def _cylinder(voxel_mm: float = 4.0, across: int = 128) -> Phantom:
@@ -155,20 +183,36 @@ def main(
     model: Annotated[Path | None, typer.Option(help="Bundle; default: the model that ships.")] = None,
     seed: Annotated[list[int], typer.Option(help="Of simulated bodies.")] = BODY_SEEDS,
     row: Annotated[str | None, typer.Option(help="Name of one line, alone.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Where the numbers go.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Where the numbers go.")] = None,
 ) -> None:
-    chosen = [one for one in rows(seed, ct is not None) if row in (None, one.name)]
-    if not chosen:
-        raise typer.BadParameter(f"expected a row of {', '.join(one.name for one in rows(seed, ct is not None))}")
+    table = rows(seed, ct is not None)
+    if row not in (None, *(one.name for one in table)):
+        raise typer.BadParameter(f"expected --row {', '.join(one.name for one in table)}, got {row}")
     synthesizer = Synthesizer(model)
-    lines = []
-    for one in chosen:
-        lines.append(measure(one, make(one, work, ct), synthesizer))
-        print(f"{one.name}: MAE {lines[-1]['errors']['mae_body']:.1f} HU; {lines[-1]['warnings'] or 'no warning'}")
-    print(f"\n{another_site_table.tables(lines)}\n{PHANTOM_NOTE}")
-    if json:
-        facts = {**environment(len(os.sched_getaffinity(0))), "note": PHANTOM_NOTE}
-        write_json(json, {**facts, "model": synthesizer.bundle.fingerprint, "rows": lines})
+    fingerprint = synthesizer.bundle.fingerprint
+    lines = _measured(output, fingerprint)
+    for one in table:
+        if row == one.name or (row is None and one.name not in lines):
+            lines[one.name] = line = measure(one, make(one, work, ct), synthesizer)
+            print(
+                f"{one.name}: MAE {line['errors']['mae_body']:.1f} HU; {line['warnings'] or 'no warning'}", flush=True
+            )
+            if output:
+                facts = {**environment(len(os.sched_getaffinity(0))), "note": PHANTOM_NOTE, "model": fingerprint}
+                write_json(output, {**facts, "rows": _in_order(lines, table)})
+    print(f"\n{another_site_table.tables(_in_order(lines, table))}\n{PHANTOM_NOTE}")
+
+
+def _in_order(lines: dict[str, Any], table: list[Row]) -> list[dict[str, Any]]:
+    return [lines[row.name] for row in table if row.name in lines]
+
+
+def _measured(output: Path | None, fingerprint: str) -> dict[str, Any]:
+    """The lines that the file has of this model, by name."""
+    if not (output and output.exists()):
+        return {}
+    content = json.loads(output.read_text())
+    return {line["name"]: line for line in content["rows"]} if content["model"] == fingerprint else {}
 
 
 if __name__ == "__main__":

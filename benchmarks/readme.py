@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
+import another_site_table
 import kernels_table
 import pipeline_table
 import typer
@@ -157,6 +158,7 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/engines.md", "engine-memory", "engine_memory.json", engine_memory),
     ("docs/engines.md", "padding", "padding.json", padding),
     ("docs/engines.md", "plans", "plans.json", plans),
+    ("docs/another_site.md", "another-site", "another_site.json", another_site_table.markdown),
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )
