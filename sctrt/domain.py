@@ -52,7 +52,7 @@ FEATURES = {
         "",
         "less scatter than the model knows, or some of it corrected",
         "more scatter than the model knows, or no time of flight",
-        "this looks like a PET that was corrected for attenuation or scatter, of which the synthetic CT is wrong; "
+        "this looks like a PET that was corrected for attenuation, of which the synthetic CT is wrong, or for scatter; "
         "give the image that was reconstructed without either (NAC)",
     ),
     "voxel_mm": Feature(

@@ -255,6 +255,13 @@ def test_export_refuses_what_is_no_checkpoint(run, tmp_path):
     assert leftovers(tmp_path, "x.ckpt") == []
 
 
+def test_export_refuses_a_cohort_that_is_not_there(run, tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "x.ckpt").write_text("hello")
+    code, _, said = run("export", tmp_path / "x.ckpt", "-o", tmp_path / "x.sctrt", "--cohort", tmp_path / "none")
+    assert code == 2 and "--cohort" in said
+
+
 def test_demo_compares_with_trivial_guesses(run, tmp_path, monkeypatch, tiny_bundle):
     """With a tiny network and a coarse body: the files and the table are there; the quality is no matter here."""
     pytest.importorskip("torch")
