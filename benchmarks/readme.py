@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
+import another_site_table
 import kernels_table
 import pet_tables
 import pipeline_table
@@ -206,6 +207,7 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/inside.md", "codes", "examine.json", inside_codes),
     ("docs/inside.md", "fusions", "examine.json", inside_fusions),
     ("docs/inside.md", "lines", "examine.json", inside_lines),
+    ("docs/another_site.md", "another-site", "another_site.json", another_site_table.markdown),
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )

@@ -18,6 +18,7 @@ from sctrt.bundle import DEFAULT_MODEL
 from sctrt.model.export import export_checkpoint
 from sctrt.training.cohort import make_cohort, phantom_small_cohort
 from sctrt.training.config import TrainingConfig
+from sctrt.training.domain import add_domain
 from sctrt.training.train import train
 
 INTENDED_USE = "Research only: trained on simulated data. Not a medical device and not for clinical use."
@@ -52,6 +53,7 @@ def main(
         licence="Apache-2.0",
         intended_use=INTENDED_USE,
     )
+    bundle = add_domain(bundle, folders[0])
     print(f"{bundle.path}: fingerprint {bundle.fingerprint}")
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from .domain import Domain
 from .errors import BundleError
+from .files import replaced_when_whole
 
 FORMAT_VERSION = 1
 DEFAULT_MODEL = "phantom-small"
@@ -84,13 +86,29 @@ class Manifest(_Strict):
     padding: float  # network units; slices are padded with it at the end to multiples of the factor
     licence: str
     intended_use: str
-    training: dict[str, Any]  # provenance: cohort, steps, seed, command, commit, held-out numbers
+    training: dict[str, Any]  # provenance: cohort, domain, steps, seed, command, commit, held-out numbers
     files: dict[str, str]  # name -> SHA-256
     digest: str = ""  # SHA-256 of all the fields above
 
     def own_digest(self) -> str:
         """What `digest` has to be."""
         return hashlib.sha256(self.model_copy(update={"digest": ""}).model_dump_json().encode()).hexdigest()
+
+    @property
+    def domain(self) -> Domain | None:
+        """What PETs the network was trained on; None where the bundle does not say."""
+        content = self.training.get("domain")
+        return None if content is None else Domain.model_validate(content)
+
+    @model_validator(mode="after")
+    def _check_domain(self) -> Self:
+        try:
+            _ = self.domain
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, ("training", "domain", *problem["loc"])))
+            raise ValueError(f"{where}: {problem['msg']}") from error
+        return self
 
     @model_validator(mode="after")
     def _check_fit(self) -> Self:
@@ -224,4 +242,5 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     files = {name: sha256(folder / name) for name in (ENCODER, DECODER, CODEBOOK, WEIGHTS)}
     listed = Manifest.model_validate_json(manifest.model_copy(update={"files": files}).model_dump_json())
     text = listed.model_copy(update={"digest": listed.own_digest()}).model_dump_json(indent=2)
-    (folder / MANIFEST).write_text(text + "\n")
+    with replaced_when_whole(folder / MANIFEST) as file:
+        file.write((text + "\n").encode())

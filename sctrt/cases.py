@@ -7,8 +7,8 @@ from typing import Any
 
 from .files import write_json
 from .phantom import Phantom, body_from_ct, make_body
-from .phantom.body import Region
-from .physics.simulate import simulate_nac
+from .phantom.body import Arms, Region
+from .physics.simulate import COUNTS_PER_SLICE, SCATTER_FRACTION, simulate_nac
 from .volume import Volume
 
 NAC, CT, ACTIVITY, LABELS, META = "nac.nii.gz", "ct.nii.gz", "activity.nii.gz", "labels.nii.gz", "meta.json"
@@ -20,7 +20,11 @@ def simulate_case(
     ct: Volume | None = None,
     voxel_mm: float = 4.0,
     tof_ps: float | None = 385.0,
+    counts_per_slice: float = COUNTS_PER_SLICE,
+    scatter_fraction: float = SCATTER_FRACTION,
     region: Region = "body",
+    arms: Arms | None = None,
+    bmi: float | None = None,
     stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
     device: str = "cpu",
     progress: Any = None,
@@ -32,22 +36,39 @@ def simulate_case(
         ct: HU; a real CT whose anatomy is used instead of a procedural body.
         voxel_mm: isotropic voxel size of body and PET.
         tof_ps: FWHM of the coincidence timing; None for a scanner without time of flight.
+        counts_per_slice: mean number of true coincidences of a slice.
+        scatter_fraction: scatter / (trues + scatter), in [0, 1).
         region: "body" or "torso" of a procedural body.
+        arms: "up" or "down", of a procedural body; None draws it.
+        bmi: of a procedural body [kg/m2]; None draws it.
         stretch: of a real CT's anatomy, by direction (z, y, x).
         device: of the simulation.
         progress: called with a line of text before each stage.
 
     Returns:
         The phantom, and its TOF PET without attenuation correction.
+
+    Raises:
+        VolumeError: the CT holds no body.
+        ValueError: an argument is out of its range.
     """
     say = progress or (lambda _: None)
     say("building the body")
     phantom = (
         body_from_ct(ct, seed, voxel_mm, stretch=stretch)
         if ct is not None
-        else make_body(seed, voxel_mm, region=region)
+        else make_body(seed, voxel_mm, region=region, arms=arms, bmi=bmi)
     )
-    nac = simulate_nac(phantom.activity, phantom.ct, tof_fwhm_ps=tof_ps, seed=seed, device=device, progress=progress)
+    nac = simulate_nac(
+        phantom.activity,
+        phantom.ct,
+        tof_fwhm_ps=tof_ps,
+        counts_per_slice=counts_per_slice,
+        scatter_fraction=scatter_fraction,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
     return phantom, nac
 
 

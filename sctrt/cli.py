@@ -122,6 +122,8 @@ def synthesize(
         write_json(report, {**result.report, "input_file": str(pet), "output_file": str(output)})
     for event in result.report["plan"]["events"]:
         _say(event)
+    for warning in result.report["outside_training"]:
+        _say(f"warning: {warning}")
     seconds = result.report["seconds"]["total"]
     _say(f"{output}: {seconds:.1f} s with {synthesizer.runtime} ({synthesizer.reason})")
     _say(result.report["model"]["intended_use"])
@@ -302,7 +304,13 @@ def simulate(
     tof_ps: Annotated[
         float, typer.Option(min=0, max=2000, help="Coincidence timing, FWHM [ps]; 0: no time of flight.")
     ] = 385.0,
+    counts_per_slice: Annotated[float, typer.Option(min=1, help="True coincidences of a slice, mean.")] = 5e5,
+    scatter_fraction: Annotated[float, typer.Option(min=0, max=0.9, help="Scatter / (trues + scatter).")] = 0.37,
     region: Annotated[Literal["body", "torso"], typer.Option(help="Of a procedural body.")] = "body",
+    arms: Annotated[Literal["up", "down"] | None, typer.Option(help="Of a procedural body; default: drawn.")] = None,
+    bmi: Annotated[
+        float | None, typer.Option(min=18, max=40, help="Of a procedural body [kg/m2]; default: drawn.")
+    ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of the simulation.")] = "cpu",
 ) -> None:
     """Simulates a case: body, scan, PET without attenuation correction."""
@@ -311,11 +319,24 @@ def simulate(
     from .nifti import load
 
     _check_folder(output)
+    if ct and (arms or bmi):
+        raise typer.BadParameter("--arms and --bmi are of a procedural body; leave them out with --ct")
     source = load(ct, unit="HU") if ct else None
     phantom, nac = simulate_case(
-        seed, ct=source, voxel_mm=voxel_mm, tof_ps=tof_ps or None, region=region, device=device, progress=_say
+        seed,
+        ct=source,
+        voxel_mm=voxel_mm,
+        tof_ps=tof_ps or None,
+        counts_per_slice=counts_per_slice,
+        scatter_fraction=scatter_fraction,
+        region=region,
+        arms=arms,
+        bmi=bmi,
+        device=device,
+        progress=_say,
     )
-    meta = {"seed": seed, "ct": str(ct) if ct else None, "tof_ps": tof_ps, "voxel_mm": voxel_mm, "sctrt": _version()}
+    scan = {"tof_ps": tof_ps, "counts_per_slice": counts_per_slice, "scatter_fraction": scatter_fraction}
+    meta = {"seed": seed, "ct": str(ct) if ct else None, "voxel_mm": voxel_mm, **scan, "sctrt": _version()}
     save_case(output, phantom, nac, meta)
     _say(f"{output}: nac.nii.gz, ct.nii.gz, activity.nii.gz, labels.nii.gz, meta.json {nac.shape}")
 
@@ -350,14 +371,23 @@ def export(
         float, typer.Option(min=0.3, max=20, help="Voxel size of a published network's volumes [mm].")
     ] = 1.5,
     half_weights: Annotated[bool, typer.Option("--half-weights", help="Store weights in fp16.")] = False,
+    cohort: Annotated[
+        Path | None, typer.Option(help="Cases that it was trained on; synthesize will warn of PETs unlike them.")
+    ] = None,
 ) -> None:
     """Makes a model bundle NAME.sctrt of a checkpoint."""
     _need("onnxscript", "export", "train")
+    if cohort and not cohort.is_dir():
+        raise typer.BadParameter(f"--cohort {cohort} is no folder")
     if output.suffix != ".sctrt":
         raise typer.BadParameter(f"expected a name that ends in .sctrt, got {output}")
     from .model.export import export_checkpoint
 
     bundle = export_checkpoint(checkpoint, output, spacing_mm=spacing_mm, half_weights=half_weights)
+    if cohort:
+        from .training.domain import add_domain
+
+        bundle = add_domain(bundle, cohort)
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
     _say(f"{bundle.path}: {size:.1f} MB, fingerprint {bundle.fingerprint[:16]}")
 

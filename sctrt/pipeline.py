@@ -32,6 +32,7 @@ from .units import BONE_ABOVE, FAT_HU, HU_AIR, LUNG_HU, SOFT_HU
 from .volume import Volume
 
 SUMMARY_VOXELS = 2_000_000
+NOT_SAID = "the model does not say what PETs it was trained on"
 JOINT_FUSIONS = ("median", "mean")
 FUSIONS = (*JOINT_FUSIONS, *PLANES)
 NOT_RUN = -1  # in place of a code, where a slice held no body
@@ -278,6 +279,7 @@ class Synthesizer:
     ) -> dict[str, Any]:
         manifest = self.bundle.manifest
         peak = self._device.peak_bytes()
+        domain = manifest.domain
         return {
             "sctrt": package_version(),
             "python": platform.python_version(),
@@ -286,6 +288,7 @@ class Synthesizer:
                 "name": manifest.name,
                 "path": str(self.bundle.path),
                 "fingerprint": self.bundle.fingerprint,
+                "trained_on": NOT_SAID if domain is None else domain.model_dump(mode="json"),
                 "licence": manifest.licence,
                 "intended_use": manifest.intended_use,
             },
@@ -297,6 +300,7 @@ class Synthesizer:
                 "verified": self._verifications(),
                 **self._device.facts(),
             },
+            "outside_training": [] if domain is None else domain.outside(prepared.features),
             "fusion": self.fusion,
             "plan": {**plan.facts(), "events": events},
             "kernels": ops.build_info(),
@@ -304,6 +308,7 @@ class Synthesizer:
                 "shape_zyx": list(volume.shape),
                 "spacing_mm_zyx": list(volume.spacing),
                 "reference_value": prepared.reference,
+                "features": prepared.features,
                 "sha256": hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest(),  # of the samples
             },
             "network_grid": {

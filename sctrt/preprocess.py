@@ -17,6 +17,7 @@ from skimage.filters import threshold_otsu
 from . import ops
 from .bundle import Normaliser
 from .device import Array, Device, Host
+from .domain import Features, features
 from .errors import VolumeError
 from .volume import Volume
 
@@ -59,6 +60,7 @@ class NetworkInput:
     grid: Grid  # of the body box
     occupied: Occupied  # of the box's slices along z, y and x, those with body or within the margin of one
     reference: float  # the PET value that was mapped to the curve's middle, in the PET's unit
+    features: Features  # of the PET, by which a scan unlike those trained on can be told
 
 
 def model_grid(volume: Volume, spacing: float) -> Grid:
@@ -198,11 +200,13 @@ def network_input(pet: Volume, spacing: float, normaliser: Normaliser, device: D
         levels = pyramid(array, max(coarse, *normaliser.scales), device.stream)
         overview = device.get(levels[coarse])
         reference = body_reference(overview)
-        occupied = _finer(occupied_slices(overview, reference, spacing * 2**coarse), coarse, grid.shape)
+        overview_mm = spacing * 2**coarse
+        occupied = _finer(occupied_slices(overview, reference, overview_mm), coarse, grid.shape)
+        seen = features(overview, overview_mm, reference, pet.spacing, length_mm=grid.shape[0] * spacing)
         box = body_box(occupied)
         channels = _channels(levels, grid.crop(box), box, reference, normaliser, device)
     z, y, x = (held[part] for held, part in zip(occupied, box, strict=True))
-    return NetworkInput(channels, grid.crop(box), (z, y, x), reference)
+    return NetworkInput(channels, grid.crop(box), (z, y, x), reference, seen)
 
 
 def overview_level(spacing: float) -> int:

@@ -212,7 +212,26 @@ def test_simulate_writes_a_case_that_synthesize_takes(run, tiny_bundle, tmp_path
     assert code == 0, said
 
 
-@pytest.mark.parametrize("options", [["--voxel-mm", 99], ["--region", "leg"], ["--tof-ps", -5]])
+def test_simulate_takes_person_and_scan(run, tmp_path):
+    pytest.importorskip("torch")
+    case = tmp_path / "case"
+    scan = ("--counts-per-slice", 1e5, "--scatter-fraction", 0.2)
+    code, _, said = run(
+        *("simulate", "-o", case, "--voxel-mm", 12, "--region", "torso", "--arms", "up", "--bmi", 30, *scan)
+    )
+    assert code == 0, said
+    meta = json.loads((case / "meta.json").read_text())
+    assert (meta["counts_per_slice"], meta["scatter_fraction"]) == (1e5, 0.2)
+    assert (meta["phantom"]["arms"], meta["phantom"]["bmi"]) == ("up", 30)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--voxel-mm", 99], ["--region", "leg"], ["--tof-ps", -5], ["--bmi", 60], ["--arms", "crossed"]),
+        *(["--counts-per-slice", 0], ["--scatter-fraction", 1.0], ["--ct", "any.nii.gz", "--bmi", 30]),
+    ],
+)
 def test_simulate_refuses_wrong_options_with_2(run, tmp_path, options):
     pytest.importorskip("torch")
     code, _, said = run("simulate", "-o", tmp_path / "case", *options)
@@ -234,6 +253,13 @@ def test_export_refuses_what_is_no_checkpoint(run, tmp_path):
     code, _, said = run("export", tmp_path / "x.ckpt", "-o", tmp_path / "x.sctrt")
     assert code == 3 and "x.ckpt" in said
     assert leftovers(tmp_path, "x.ckpt") == []
+
+
+def test_export_refuses_a_cohort_that_is_not_there(run, tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "x.ckpt").write_text("hello")
+    code, _, said = run("export", tmp_path / "x.ckpt", "-o", tmp_path / "x.sctrt", "--cohort", tmp_path / "none")
+    assert code == 2 and "--cohort" in said
 
 
 def test_demo_compares_with_trivial_guesses(run, tmp_path, monkeypatch, tiny_bundle):

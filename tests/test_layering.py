@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "nifti": {"errors", "volume", "files"},
     "dicom": {"errors", "volume", "files"},
     "checks": {"errors", "volume"},
-    "bundle": {"errors", "files"},
+    "domain": set(),
+    "bundle": {"errors", "files", "domain"},
     "device": {"errors", "ops"},
-    "preprocess": {"errors", "volume", "ops", "bundle", "device"},
+    "preprocess": {"errors", "volume", "ops", "bundle", "device", "domain"},
     "model": {"errors", "units", "bundle", "preprocess", "files"},
     "gpus": set(),
     "engines": {"errors", "bundle", "device", "files", "gpus", "model", "ops", "planes", "preprocess"},
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
     "training": {
         *("errors", "units", "planes", "volume", "nifti", "files", "ops", "bundle", "preprocess", "model"),
-        *("attenuation", "cases", "checks", "phantom", "physics"),
+        *("attenuation", "cases", "checks", "domain", "phantom", "physics"),
     },
 }
 TOP = {"demo", "examine", "cli", "info", "__main__"}

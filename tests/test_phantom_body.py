@@ -166,6 +166,24 @@ def test_air_and_gas_take_up_nothing(seed):
     assert phantom.activity.array[gas].max() < 0.1
 
 
+def test_a_bmi_that_is_given_keeps_the_person_and_changes_their_width():
+    thin, thick = (make_body(0, 12, arms="up", bmi=bmi) for bmi in (18, 40))
+    drawn = coarse(0).meta
+    for one in (thin, thick):
+        assert (one.meta["sex"], one.meta["height_mm"]) == (drawn["sex"], drawn["height_mm"])
+        assert one.ct.shape == thin.ct.shape
+    assert (thin.meta["bmi"], thick.meta["bmi"]) == (18.0, 40.0)
+    assert np.count_nonzero(thick.labels.array) > 1.4 * np.count_nonzero(thin.labels.array)
+
+
+def test_the_bmi_that_would_be_drawn_gives_the_same_body():
+    drawn = coarse(1)
+    given = make_body(1, 12, bmi=drawn.meta["bmi"])
+    assert given.meta == drawn.meta
+    assert np.array_equal(given.ct.array, drawn.ct.array)
+    assert np.array_equal(given.activity.array, drawn.activity.array)
+
+
 @pytest.mark.parametrize("arms", ["up", "down"])
 def test_arms_go_where_they_are_told(arms):
     phantom = make_body(3, voxel_mm=12.0, arms=arms)
@@ -262,6 +280,8 @@ def test_seed_0_is_who_it_always_was():
         ({"voxel_mm": float("nan")}, "voxel_mm must be from 1 to 12, got nan"),
         ({"region": "head"}, 'region must be "body" or "torso", got \'head\''),
         ({"arms": "left"}, 'arms must be "up", "down" or None .*got \'left\''),
+        ({"bmi": 17}, "bmi must be from 18 to 40, or None .*got 17"),
+        ({"bmi": float("nan")}, "bmi must be from 18 to 40.*got nan"),
         ({"n_lesions": -1}, "n_lesions must be 0 or more.*got -1"),
         ({"fov_mm": 100}, "fov_mm must be at least 200, got 100"),
     ],

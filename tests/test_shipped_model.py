@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from sctrt import Synthesizer, Volume, bundle
 from sctrt.evaluation import compare, water
+from sctrt.preprocess import network_input
 
 SEED = 1003  # neither trained, nor validated, nor chosen on
 MAX_MB = 16
@@ -38,6 +40,16 @@ def test_on_an_unseen_body_it_beats_water_by_a_third_with_lungs_and_bone(case, s
     assert ours.mae_body < trivial.mae_body * 2 / 3
     assert ours.mae_lung is not None and ours.mae_lung < 250
     assert ours.bone_dice_200 is not None and ours.bone_dice_200 > 0.4
+
+
+def test_it_knows_the_simulated_scan_and_warns_of_a_corrected_pet(case, synthesis):
+    assert synthesis.report["outside_training"] == []
+    phantom, nac = case
+    blurred = ndimage.gaussian_filter(phantom.activity.array, 0.7)  # 6.6 mm: what a perfect correction would give
+    manifest = bundle.load().manifest
+    seen = network_input(Volume(blurred, nac.affine), manifest.spacing_mm, manifest.normaliser).features
+    assert manifest.domain is not None
+    assert "corrected for attenuation" in manifest.domain.outside(seen)[0]
 
 
 def test_the_spread_of_the_planes_tells_where_the_error_is(case, synthesis):

@@ -183,6 +183,20 @@ def test_simulate_nac_equals_its_parts_and_keeps_the_grid():
     assert [line.split()[0] for line in said] == ["preparing", "simulating", "reconstructing"]
 
 
+def test_simulate_nac_takes_counts_and_scatter():
+    counts = {"counts_per_slice": 1e5, "scatter_fraction": 0.1}
+    nac = simulate_nac(ACTIVITY, CT, n_views=24, post_filter_mm=0.0, **counts)
+    projector = projector_of()
+    expected = reconstruct_nac(projector, acquire(projector, torch.tensor(SUV), MU, **counts))
+    assert np.array_equal(nac.array, expected.numpy())
+
+
+@pytest.mark.parametrize("counts", [0, -1.0, float("nan")])
+def test_acquire_refuses_counts_that_are_none(projector, counts):
+    with pytest.raises(ValueError, match="counts_per_slice must be positive, got"):
+        acquire(projector, torch.tensor(SUV), MU, counts_per_slice=counts)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(
     not torch.cuda.is_available() and os.environ.get("SCTRT_REQUIRE_CUDA") != "1", reason="no CUDA device"

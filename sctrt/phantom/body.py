@@ -13,7 +13,7 @@ from ..volume import Volume
 from . import abdomen, cage, chest, chest_wall, head, lesions, limbs, pelvis, spine, torso
 from .canvas import Canvas
 from .phantom import Lesion, Phantom
-from .sketch import Arms, Person, Sketch, draw_build, draw_person
+from .sketch import BMI_RANGE, Arms, Person, Sketch, draw_build, draw_person
 
 Region = Literal["body", "torso"]
 
@@ -31,6 +31,7 @@ def make_body(
     *,
     region: Region = "body",
     arms: Arms | None = None,
+    bmi: float | None = None,
     n_lesions: int | None = None,
     fov_mm: float = 512.0,
 ) -> Phantom:
@@ -49,6 +50,7 @@ def make_body(
         region: "body" reaches from above the vertex to mid-thigh; "torso" is the same body cut to the slab from
             the shoulders to the pelvic floor.
         arms: "up" or "down"; None draws it.
+        bmi: body mass index, 18 to 40 kg/m2; None draws it.
         n_lesions: lesions to place, fewer if their tissue is missing; None draws two to eight.
         fov_mm: width and depth of the grid; large arms beside the body may leave it.
 
@@ -58,10 +60,10 @@ def make_body(
     Raises:
         ValueError: an argument is out of its range.
     """
-    _check(voxel_mm, region, arms, n_lesions, fov_mm)
+    _check(voxel_mm, region, arms, bmi, n_lesions, fov_mm)
     voxel_mm, fov_mm = float(voxel_mm), float(fov_mm)  # see Note [precision] in canvas.py
     rng = np.random.default_rng(seed)
-    person = draw_person(rng, arms)
+    person = draw_person(rng, arms, bmi)
     sketch = _start(rng, person, voxel_mm, fov_mm)
     _draw_anatomy(sketch)
     placed = lesions.draw_lesions(sketch, n_lesions)
@@ -78,7 +80,9 @@ def make_body(
     return _phantom(sketch.canvas, rows, placed, meta)
 
 
-def _check(voxel_mm: float, region: str, arms: str | None, n_lesions: int | None, fov_mm: float) -> None:
+def _check(
+    voxel_mm: float, region: str, arms: str | None, bmi: float | None, n_lesions: int | None, fov_mm: float
+) -> None:
     low, high = VOXEL_MM_RANGE
     if not low <= voxel_mm <= high:
         raise ValueError(f"voxel_mm must be from {low:g} to {high:g}, got {voxel_mm}; 4 is a good start")
@@ -86,6 +90,8 @@ def _check(voxel_mm: float, region: str, arms: str | None, n_lesions: int | None
         raise ValueError(f'region must be "body" or "torso", got {region!r}')
     if arms not in (None, *get_args(Arms)):
         raise ValueError(f'arms must be "up", "down" or None (drawn), got {arms!r}')
+    if bmi is not None and not BMI_RANGE[0] <= bmi <= BMI_RANGE[1]:
+        raise ValueError(f"bmi must be from {BMI_RANGE[0]} to {BMI_RANGE[1]}, or None (drawn), got {bmi}")
     if n_lesions is not None and n_lesions < 0:
         raise ValueError(f"n_lesions must be 0 or more, or None (drawn), got {n_lesions}")
     if not (math.isfinite(fov_mm) and fov_mm >= MIN_FOV_MM):

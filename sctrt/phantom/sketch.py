@@ -112,14 +112,14 @@ def offset(x: float, y: float, u: float) -> NDArray[np.float64]:
     return np.array([x, y, u], np.float64)
 
 
-def draw_person(rng: np.random.Generator, arms: Arms | None) -> Person:
-    """Draws a person; `arms` None draws their pose too."""
+def draw_person(rng: np.random.Generator, arms: Arms | None, bmi: float | None = None) -> Person:
+    """Draws a person; `arms` None draws their pose too. A `bmi` that is given leaves the other draws as they are."""
     sex = "F" if rng.random() < 0.5 else "M"
     height = rng.normal(*HEIGHT_MM[sex])
-    bmi = np.clip(rng.normal(*BMI), *BMI_RANGE)
+    drawn = np.clip(rng.normal(*BMI), *BMI_RANGE)
     if arms is None:
         arms = "down" if rng.random() < ARMS_DOWN_SHARE else "up"
-    return Person(sex, height, bmi, arms)
+    return Person(sex, height, drawn if bmi is None else np.float64(bmi), arms)
 
 
 def draw_build(rng: np.random.Generator, person: Person) -> Build:

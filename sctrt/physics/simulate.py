@@ -65,8 +65,10 @@ def acquire(
         seed: of the noise; None gives the expected counts, without noise.
 
     Raises:
-        ValueError: a fraction is outside [0, 1), or no activity projects into the data.
+        ValueError: a fraction is outside [0, 1), the counts are not positive, or no activity projects into the data.
     """
+    if not counts_per_slice > 0:
+        raise ValueError(f"counts_per_slice must be positive, got {counts_per_slice}")
     for name, fraction in (("scatter_fraction", scatter_fraction), ("randoms_fraction", randoms_fraction)):
         if not 0 <= fraction < 1:
             raise ValueError(f"{name} must be in [0, 1), got {fraction}")
@@ -170,6 +172,7 @@ def simulate_nac(
     n_iterations: int = 2,
     n_subsets: int = 12,
     counts_per_slice: float = COUNTS_PER_SLICE,
+    scatter_fraction: float = SCATTER_FRACTION,
     seed: int = 0,
     kvp: int = 120,
     projection_voxel_mm: float | None = None,
@@ -188,6 +191,7 @@ def simulate_nac(
         n_iterations: OSEM iterations.
         n_subsets: OSEM subsets.
         counts_per_slice: mean number of true coincidences of a slice.
+        scatter_fraction: scatter / (trues + scatter), in [0, 1).
         seed: of the noise.
         kvp: tube voltage of the CT, for its attenuation map.
         projection_voxel_mm: project from a grid of this in-plane voxel size, made by linear interpolation, instead of
@@ -202,7 +206,7 @@ def simulate_nac(
     Raises:
         VolumeError: the grids are unfit or differ, the CT is not in HU, a value is not finite, the activity is
             negative or zero, or too much of it lies outside the circle that the scanner sees.
-        ValueError: an unknown tube voltage, or sampling that cannot be.
+        ValueError: an unknown tube voltage, or sampling, counts or a scatter fraction that cannot be.
         DeviceError: a CUDA device is asked for and there is none.
     """
     geometry = transverse_geometry(activity, tof_fwhm_ps=tof_fwhm_ps, n_views=n_views)
@@ -218,7 +222,8 @@ def simulate_nac(
         source = TofProjector(with_voxels(geometry, projection_voxel_mm), device)
         image, mu = (resample_in_plane(values, geometry, source.geometry) for values in (image, mu))
     report(f"simulating the scan of {len(image)} slices")
-    acquisition = acquire(source, image, mu, counts_per_slice=counts_per_slice, seed=seed)
+    counts = {"counts_per_slice": counts_per_slice, "scatter_fraction": scatter_fraction}
+    acquisition = acquire(source, image, mu, **counts, seed=seed)
     report(f"reconstructing without attenuation correction ({n_iterations} iterations of {n_subsets} subsets)")
     nac = reconstruct_nac(projector, acquisition, n_iterations=n_iterations, n_subsets=n_subsets)
     return Volume(smooth_image(nac, post_filter_mm, activity.spacing).cpu().numpy(), activity.affine)

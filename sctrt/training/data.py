@@ -52,7 +52,7 @@ def load_case(folder: Path, config: TrainingConfig, rows: slice = slice(None)) -
     """
     pet = nifti.load(folder / NAC)
     check_pet(pet)
-    prepared = network_input(_part(pet, rows), config.spacing_mm, config.normaliser)
+    prepared = network_input(part(pet, rows), config.spacing_mm, config.normaliser)
     ct = to_grid(nifti.load(folder / CT, unit="HU"), prepared.grid, fill=HU_AIR)
     return Case(folder.name, prepared.channels, hu_to_network(ct))
 
@@ -64,15 +64,23 @@ def load_training_cases(folders: list[Path], config: TrainingConfig) -> list[Cas
     for folder in folders:
         case = load_case(folder, config)
         cases.append(case)
-        z = case.ct.shape[0]
-        if z >= TALL:
-            length = int(rng.integers(MIN_PART, z // 2 + 1))
-            start = int(rng.integers(z - length + 1))
-            cases.append(load_case(folder, config, slice(start, start + length)))
+        rows = random_part(case.ct.shape[0], rng)
+        if rows is not None:
+            cases.append(load_case(folder, config, rows))
     return cases
 
 
-def _part(volume: Volume, rows: slice) -> Volume:
+def random_part(z: int, rng: np.random.Generator) -> slice | None:
+    """The rows of a case of `z` slices that are trained on as a case of their own; None where it is not tall."""
+    if z < TALL:
+        return None
+    length = int(rng.integers(MIN_PART, z // 2 + 1))
+    start = int(rng.integers(z - length + 1))
+    return slice(start, start + length)
+
+
+def part(volume: Volume, rows: slice) -> Volume:
+    """The slices `rows` [z] of a volume, as if no more had been scanned."""
     first, last, _ = rows.indices(volume.shape[0])
     affine = volume.affine.copy()
     affine[:3, 3] += first * affine[:3, 2]
