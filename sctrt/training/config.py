@@ -34,7 +34,7 @@ class TrainingConfig(BaseModel):
         steps=1500, learning_rate=8e-4, squared_error_steps=200, continuous_steps=800
     )
     encoder: StageConfig = StageConfig(steps=17250, learning_rate=8e-4)
-    joint: StageConfig = StageConfig(steps=10000, learning_rate=4e-4)
+    joint: StageConfig = StageConfig(steps=15500, learning_rate=4e-4)
     micro_batches: int = Field(default=2, ge=1)  # a step, each of one case and one plane
     pixels: int = Field(default=12000, ge=256)  # a micro-batch, about
     warm_up_steps: int = Field(default=200, ge=0)
@@ -42,9 +42,9 @@ class TrainingConfig(BaseModel):
     average_decay: float = Field(
         default=0.998, ge=0, lt=1
     )  # of the running mean of the weights that is kept as the result
-    bone_weight: float = Field(default=4.0, gt=0)
-    air_weight: float = Field(default=0.3, gt=0)
-    line_weight: float = Field(default=0.0, ge=0)  # of line integrals' errors beside those of voxels
+    bone_weight: float = Field(default=3.0, gt=0)
+    air_weight: float = Field(default=1.0, gt=0)
+    line_weight: float = Field(default=0.2, ge=0)  # of line integrals' errors beside those of voxels
     commitment: float = Field(default=0.25, ge=0)
     codebook_decay: float = Field(default=0.99, gt=0, lt=1)
     seed: int = 0
