@@ -41,9 +41,11 @@ def main(
     recipes = [r for r in phantom_small_cohort(work / "cohort", ct) if r.folder.parent.name == "test"]
     make_cohort(recipes)
     synthesizer = Synthesizer(model)
-    cases, seconds = {}, {}
+    cases, seconds, warned = {}, {}, {}
     for folder in (recipe.folder for recipe in recipes):
-        pair = make_pair(synthesizer(folder / NAC).ct, nifti.load(folder / CT, unit="HU"))
+        made = synthesizer(folder / NAC)
+        warned[folder.name] = made.report["outside_training"]
+        pair = make_pair(made.ct, nifti.load(folder / CT, unit="HU"))
         activity, labels = nifti.load(folder / ACTIVITY, unit="SUV"), nifti.load(folder / LABELS, unit="1")
         start = time.perf_counter()
         pets = pet_case.simulated(pair, activity, labels=labels)
@@ -63,6 +65,7 @@ def main(
                 "note": PHANTOM_NOTE,
                 "model": synthesizer.bundle.fingerprint,
                 "seconds": seconds,
+                "outside_training": warned,
                 "cases": {name: _numbers(case.pet_ac) for name, case in cases.items()},
                 "lines": {name: case.lines.mean_percent for name, case in cases.items()},
                 "contour_mm": {name: case.contour and case.contour.bias_mm for name, case in cases.items()},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from sctrt.evaluation.pet_error import SYNTHETIC
 
+RESULTS = Path(__file__).parent / "results"
 TISSUES = ("body", "lung", "fat", "soft tissue", "bone", "brain", "heart", "liver")
 # Of docs/physics.md: what is said, what tests/test_pet_ac.py holds one torso to, map, tissue.
 KNOWN = (
@@ -45,7 +48,34 @@ def corrected(content: dict[str, Any]) -> str:
         for name, row in maps.items():
             cells = [_percent(row["tissues"].get(tissue, {}).get("mean_percent")) for tissue in TISSUES]
             lines.append(f"| {name} | {' | '.join(cells)} | {_percent(row['lesion_means']['max_percent'])} |")
-    return "\n".join([*lines, "", _bodies(content), f"{content['note']} {_made(content)}\n"])
+    return "\n".join([*lines, "", _bodies(content), _warned(content), f"{content['note']} {_made(content)}\n"])
+
+
+def _warned(content: dict[str, Any]) -> str:
+    """Of which cases a synthesis says that they are unlike those trained on."""
+    said = [f"{case}: {'; '.join(texts)}" for case, texts in content["outside_training"].items() if texts]
+    others = len(content["outside_training"]) - len(said)
+    return "Warned of as unlike those trained on: " + " ".join(
+        [*(f"{one}." for one in said), f"{others} others not.\n"]
+    )
+
+
+def before_after(content: dict[str, Any]) -> str:
+    """The shipped weights' synthetic CTs, and those before them."""
+    before = json.loads((RESULTS / "corrected_pet_before.json").read_text())
+    tissues = ("lung", "soft tissue", "bone", "brain")
+    lines = [f"| mean SUV error [%] | {' | '.join(tissues)} | lines | contour [mm] |", "| --- |" + " ---: |" * 6]
+    for case in content["cases"]:
+        both = [
+            [
+                *(_percent(one["cases"][case][SYNTHETIC]["tissues"].get(t, {}).get("mean_percent")) for t in tissues),
+                *(_percent(one[name][case]) for name in ("lines", "contour_mm")),
+            ]
+            for one in (before, content)
+        ]
+        cells = [a if a == b == "-" else f"{a} -> {b}" for a, b in zip(*both, strict=True)]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{content['note']} {_made(content)}\n"])
 
 
 def _bodies(content: dict[str, Any]) -> str:

@@ -197,6 +197,7 @@ SECTIONS = (  # document, section, results, renderer
     ("README.md", "kernels", "kernels.json", kernels_table.short),
     ("README.md", "gpu", "gpu_pipeline.json", pipeline_table.markdown),
     ("docs/model.md", "before-after", "held_out.json", before_after),
+    ("docs/model.md", "pet-before-after", "corrected_pet.json", pet_tables.before_after),
     ("docs/model.md", "training", "training.json", training),
     ("docs/engines.md", "precision", "precision.json", precision),
     ("docs/engines.md", "engine-memory", "engine_memory.json", engine_memory),

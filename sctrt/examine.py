@@ -15,6 +15,7 @@ from .attenuation import hu_to_mu
 from .checks import check_ct
 from .errors import VolumeError
 from .evaluation import figures, html, inside
+from .evaluation.attempts import attempt_all
 from .evaluation.case import evaluate_pair, on_pair
 from .evaluation.codebook import codebook_use, collapse_warnings, places_of_latents
 from .evaluation.expected_lines import ExpectedError, expected_from_planes
@@ -155,21 +156,15 @@ def run(
         say: called with a line after each case.
         progress: of the syntheses.
     """
-    good: dict[str, Examination] = {}
-    failed: dict[str, str] = {}
     sections: list[html.Section] = []
-    for number, files in enumerate(cases, 1):
-        try:
-            pet, ct = nifti.load(files.nac), nifti.load(files.ct, unit="HU")
-            good[files.name], codes = examine(synthesizer, pet, ct, progress)
-            if outputs.report:
-                sections.append(_section(files, good[files.name], codes))
-            say(f"{number}/{len(cases)} {files.name}: examined")
-        except Exception as error:  # whatever it is: hours of other cases must not be lost
-            if not go_on:
-                raise
-            failed[files.name] = str(error) if isinstance(error, VolumeError) else f"{type(error).__name__}: {error}"
-            say(f"{number}/{len(cases)} {files.name}: left out: {failed[files.name]}")
+
+    def look(files: Files) -> tuple[Examination, str]:
+        found, codes = examine(synthesizer, nifti.load(files.nac), nifti.load(files.ct, unit="HU"), progress)
+        if outputs.report:
+            sections.append(_section(files, found, codes))
+        return found, "examined"
+
+    good, failed = attempt_all(cases, look, go_on=go_on, say=say)
     examined = Examined(good, failed)
     text = _markdown(examined)
     if outputs.json:

@@ -1,6 +1,7 @@
 """What a PET looks like in numbers, and whether a bundle's training cases looked like it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,3 +254,20 @@ def test_no_cases_are_refused_and_the_bundle_stays(bundle_copy, tmp_path):
     with pytest.raises(VolumeError, match="expected case folders"):
         add_domain(bundle, tmp_path / "none")
     assert bundles.load(bundle_copy).fingerprint == fingerprint
+
+
+REAL_PET = Path(__file__).parents[2] / "shared" / "data" / "pet" / "STS_001_FDG_PET_dicom"
+
+
+@pytest.mark.skipif(not REAL_PET.is_dir(), reason=f"needs the real PET in {REAL_PET}")
+def test_a_real_corrected_pet_is_told_from_those_trained_on():
+    """FDG, corrected for attenuation and scatter on the scanner (TCIA Soft-tissue-Sarcoma, CC BY 3.0)."""
+    pydicom = pytest.importorskip("pydicom", reason="needs sctrt[dicom] to read the real PET")
+    slices = [one for one in map(pydicom.dcmread, REAL_PET.iterdir()) if "ImagePositionPatient" in one]
+    slices.sort(key=lambda one: one.ImagePositionPatient[2])
+    array = np.stack([one.pixel_array * float(one.RescaleSlope) for one in slices]).astype(np.float32)
+    height = slices[1].ImagePositionPatient[2] - slices[0].ImagePositionPatient[2]
+    affine = np.diag([*map(float, slices[0].PixelSpacing), float(height), 1.0])
+    manifest = bundles.load().manifest
+    found = network_input(Volume(array, affine), manifest.spacing_mm, manifest.normaliser).features
+    assert any("looks like a PET that was corrected" in text for text in manifest.domain.outside(found))

@@ -15,6 +15,7 @@ from .. import nifti
 from ..errors import VolumeError
 from ..physics.scan import DEFAULT_SCAN, Scan
 from . import pet_case
+from .attempts import attempt_all
 from .case import Case, evaluate_pair
 from .pairs import Pair, make_pair
 from .pet_case import PetCase
@@ -158,24 +159,18 @@ def evaluate_cohort(
         say: called with a line after each case.
         seen: called with each case while its arrays are at hand, for figures.
     """
-    good: dict[str, Case] = {}
-    failed: dict[str, str] = {}
     errors: dict[str, dict[str, PetError]] = {}
-    for number, files in enumerate(cases, 1):
-        try:
-            check_files(files)
-            pair = load_pair(files)
-            case, pets = evaluate_files(files, pair, scan, say)
-            seen(files, pair, case, pets)
-            good[files.name] = case
-            if pets:
-                errors[files.name] = pets.errors
-            say(f"{number}/{len(cases)} {files.name}: MAE {case.body.mae_hu:.1f} HU in the body")
-        except Exception as error:  # whatever it is: hours of other cases must not be lost
-            if not go_on:
-                raise
-            failed[files.name] = str(error) if isinstance(error, VolumeError) else f"{type(error).__name__}: {error}"
-            say(f"{number}/{len(cases)} {files.name}: left out: {failed[files.name]}")
+
+    def measure(files: Files) -> tuple[Case, str]:
+        check_files(files)
+        pair = load_pair(files)
+        case, pets = evaluate_files(files, pair, scan, say)
+        seen(files, pair, case, pets)
+        if pets:
+            errors[files.name] = pets.errors
+        return case, f"MAE {case.body.mae_hu:.1f} HU in the body"
+
+    good, failed = attempt_all(cases, measure, go_on=go_on, say=say)
     return Cohort(good, failed, errors)
 
 
