@@ -65,7 +65,8 @@ py::tuple bind_nearest_code(const py::object& latent_, const py::object& codes_,
   return py::make_tuple(index.object, quantised.object);
 }
 
-// Cells [n, 2] and groups of candidates [m, 32] as int32 arrays beside `codes`, centre and scale; None where there is no tree.
+// Cells [n, 2] and groups of candidates [m, 32] as int32 arrays beside `codes`, centre and scale; None where there is
+// no tree.
 py::object bind_build_codebook_tree(const py::object& codes_, const py::function& allocate) {
   const View codes = view(codes_, "codes");
   if (codes.place.gpu >= 0) throw DeviceError("codes must lie on the CPU, got " + codes.place.name());
@@ -172,10 +173,18 @@ py::object bind_insert_planes(const py::object& planes_, const py::object& volum
   return volume.object;
 }
 
-Fusion fusion_named(const std::string& method, const std::array<float, 3>& weights, float scale, float offset,
-                    std::optional<std::pair<float, float>> limits, float background) {
-  if (method != "median" && method != "mean")
-    throw py::value_error("method must be 'median' or 'mean', got '" + method + "'");
+Middle middle_named(const std::string& method) {
+  if (method == "median") return Middle::median;
+  if (method == "mean") return Middle::mean;
+  if (method == "inverse-nearest") return Middle::nearest;
+  throw py::value_error("method must be 'median', 'mean' or 'inverse-nearest', got '" + method + "'");
+}
+
+Fusion fusion_named(const std::string& method, const std::array<float, 3>& weights, float agreement, float scale,
+                    float offset, std::optional<std::pair<float, float>> limits, float background) {
+  const Middle middle = middle_named(method);
+  if (!(agreement > 0) || !std::isfinite(agreement))
+    throw py::value_error("agreement must be a finite number above 0, got " + std::to_string(agreement));
   float total = 0;
   bool fits = true;
   for (float weight : weights) {
@@ -190,7 +199,7 @@ Fusion fusion_named(const std::string& method, const std::array<float, 3>& weigh
   if (!(low <= high))
     throw py::value_error("limits must be (low, high), low at most high, got " +
                           py::str(py::cast(*limits)).cast<std::string>());
-  return {method == "mean", {weights[0], weights[1], weights[2]}, scale, offset, low, high, nullptr, background};
+  return {middle, {weights[0], weights[1], weights[2]}, agreement, scale, offset, low, high, nullptr, background};
 }
 
 // Of the given outputs and `dtype_`, which may be absent, the dtype of both outputs.
@@ -201,11 +210,11 @@ std::string fused_dtype(const std::optional<std::string>& dtype_, const Given& f
 }
 
 py::tuple bind_fuse_planes(const py::object& axial_, const py::object& coronal_, const py::object& sagittal_,
-                           const std::string& method, const std::array<float, 3>& weights, float scale, float offset,
-                           std::optional<std::pair<float, float>> limits, const py::object& mask_, float background,
-                           const std::optional<std::string>& dtype_, const py::object& fused_,
+                           const std::string& method, const std::array<float, 3>& weights, float agreement, float scale,
+                           float offset, std::optional<std::pair<float, float>> limits, const py::object& mask_,
+                           float background, const std::optional<std::string>& dtype_, const py::object& fused_,
                            const py::object& spread_, const py::function& allocate, std::uintptr_t stream) {
-  Fusion how = fusion_named(method, weights, scale, offset, limits, background);
+  Fusion how = fusion_named(method, weights, agreement, scale, offset, limits, background);
   const View axial = view(axial_, "axial"), coronal = view(coronal_, "coronal"), sagittal = view(sagittal_, "sagittal");
   const Given mask = view_given(mask_, "mask");
   Given given_fused = view_given(fused_, "fused"), given_spread = view_given(spread_, "spread");

@@ -1,4 +1,4 @@
-// Median or mean of the three planes' predictions and their spread, in one pass.
+// Median or a weighted mean of the three planes' predictions and their spread, in one pass.
 #pragma once
 
 #include "kernels.h"
@@ -7,13 +7,21 @@
 namespace sctrt {
 
 // Fused value and spread of one voxel, before the mask.
-template <bool mean>
+template <Middle kind>
 SCTRT_BODY void fuse_voxel(const Fusion& how, float a, float b, float c, float& fused, float& spread) {
-  const float low = smaller(a, b), high = larger(a, b);
-  const float total = how.weights[0] + how.weights[1] + how.weights[2];
-  const float middle =
-      mean ? (a * how.weights[0] + b * how.weights[1] + c * how.weights[2]) / total : larger(low, smaller(high, c));
-  const float range = (larger(high, c) - smaller(low, c)) * (how.scale < 0 ? -how.scale : how.scale);
+  const float low = smaller(a, b), high = larger(a, b), unit = how.scale < 0 ? -how.scale : how.scale;
+  float middle = larger(low, smaller(high, c));
+  if constexpr (kind != Middle::median) {
+    float wa = how.weights[0], wb = how.weights[1], wc = how.weights[2];
+    if constexpr (kind == Middle::nearest) {
+      const float ab = high - low, ac = larger(a, c) - smaller(a, c), bc = larger(b, c) - smaller(b, c);
+      wa = 1.0f / (smaller(ab, ac) * unit + how.agreement);
+      wb = 1.0f / (smaller(ab, bc) * unit + how.agreement);
+      wc = 1.0f / (smaller(ac, bc) * unit + how.agreement);
+    }
+    middle = (a * wa + b * wb + c * wc) / (wa + wb + wc);
+  }
+  const float range = (larger(high, c) - smaller(low, c)) * unit;
   const float limited = smaller(larger(middle * how.scale + how.offset, how.low), how.high);
   const bool number = (a == a) & (b == b) & (c == c);
   const float nan = bit_cast<float>(0x7fc00000u);
@@ -62,14 +70,16 @@ struct FusePlanes {
   }
 
   SCTRT_BODY void fuse_block(std::int64_t at, std::int64_t count, float* middle, float* range) const {
-    if (how.mean)
-      fuse<true>(at, count, middle, range);
+    if (how.middle == Middle::median)
+      fuse<Middle::median>(at, count, middle, range);
+    else if (how.middle == Middle::mean)
+      fuse<Middle::mean>(at, count, middle, range);
     else
-      fuse<false>(at, count, middle, range);
+      fuse<Middle::nearest>(at, count, middle, range);
     if (how.mask) mask(at, count, middle, range);
   }
 
-  template <bool mean>
+  template <Middle kind>
   SCTRT_BODY void fuse(std::int64_t at, std::int64_t count, float* middle, float* range) const {
     SCTRT_SIMD
     for (std::int64_t i = 0; i < count; ++i) {
@@ -77,7 +87,7 @@ struct FusePlanes {
       convert(axial[at + i], a);
       convert(coronal[at + i], b);
       convert(sagittal[at + i], c);
-      fuse_voxel<mean>(how, a, b, c, middle[i], range[i]);
+      fuse_voxel<kind>(how, a, b, c, middle[i], range[i]);
     }
   }
 

@@ -27,10 +27,12 @@ __device__ __forceinline__ void fuse_pack(const Predictions<Sample, Out>& p, std
     convert(a.at[i], axial);
     convert(b.at[i], coronal);
     convert(c.at[i], sagittal);
-    if (p.how.mean)
-      fuse_voxel<true>(p.how, axial, coronal, sagittal, value, range);
+    if (p.how.middle == Middle::median)
+      fuse_voxel<Middle::median>(p.how, axial, coronal, sagittal, value, range);
+    else if (p.how.middle == Middle::mean)
+      fuse_voxel<Middle::mean>(p.how, axial, coronal, sagittal, value, range);
     else
-      fuse_voxel<false>(p.how, axial, coronal, sagittal, value, range);
+      fuse_voxel<Middle::nearest>(p.how, axial, coronal, sagittal, value, range);
     const bool outside = p.how.mask && inside.at[i] == 0;
     convert(outside ? p.how.background : value, fused.at[i]);
     convert(outside ? 0.0f : range, spread.at[i]);

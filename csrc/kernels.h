@@ -74,12 +74,16 @@ void insert_planes(Device device,
                    Voxel* volume);  // [channels, z, y, x]
 
 // How three predictions become one. In float32, each operation rounded:
-//   middle = the median, or (axial * weights[0] + coronal * weights[1] + sagittal * weights[2]) / (their sum)
+//   middle = the median, or (axial * w0 + coronal * w1 + sagittal * w2) / (w0 + w1 + w2); the weights are given (mean),
+//            or of each prediction 1 / (|distance to the nearer of the others| * |scale| + agreement) (nearest)
 //   fused = middle * scale + offset, clamped to low..high;  spread = (maximum - minimum) * |scale|
 // Both are NaN where any prediction is; where the mask is 0, fused is `background` and spread 0.
+enum class Middle { median, mean, nearest };
+
 struct Fusion {
-  bool mean;  // not the median
+  Middle middle;
   float weights[3];
+  float agreement;  // in the unit of scale and offset, above 0: predictions that differ by less count alike
   float scale, offset, low, high;
   const std::uint8_t* mask;  // [voxels], or null: all voxels are inside
   float background;

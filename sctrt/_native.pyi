@@ -40,6 +40,7 @@ def fuse_planes(
     sagittal: Any,
     method: str,
     weights: tuple[float, float, float],
+    agreement: float,
     scale: float,
     offset: float,
     limits: tuple[float, float] | None,

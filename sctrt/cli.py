@@ -63,7 +63,7 @@ def synthesize(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be allocated, and write nothing.")] = False,
     fusion: Annotated[
-        Literal["median", "mean", "axial", "coronal", "sagittal"],
+        Literal["median", "mean", "inverse-nearest", "axial", "coronal", "sagittal"],
         typer.Option(help="Of the planes, or one alone."),
     ] = "median",
     mu_map: Annotated[Path | None, typer.Option(help="Also write the attenuation map [1/cm].")] = None,

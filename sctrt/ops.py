@@ -29,6 +29,8 @@ except ImportError as error:
 
 Array = Any  # an array of any library that the module's first line names
 
+FusionMethod = Literal["median", "mean", "inverse-nearest"]
+AGREEMENT_HU = 10.0  # about a CT's noise in soft tissue
 # Entries of a grid matrix this close to an integer are that integer: the linear part in voxels a voxel (float32 affines
 # differ by 6e-8; over 1000 voxels the snap moves a position by 1e-4 voxels at most), the offset in voxels.
 SNAP_LINEAR = 1e-7
@@ -164,8 +166,9 @@ def fuse_planes(
     coronal: Array,
     sagittal: Array,
     *,
-    method: Literal["median", "mean"] = "median",
+    method: FusionMethod = "median",
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    agreement: float = AGREEMENT_HU,
     scale: float = 1.0,
     offset: float = 0.0,
     limits: tuple[float, float] | None = None,
@@ -176,7 +179,7 @@ def fuse_planes(
     spread: Array = None,
     stream: int = 0,
 ) -> tuple[Array, Array]:
-    """Fuses the three planes' predictions: their median or mean, and their range as a measure of doubt.
+    """Fuses the three planes' predictions: their median or a mean, and their range as a measure of doubt.
 
     Computed in float32, each operation rounded. A voxel inside the mask where any prediction is NaN is NaN in both.
 
@@ -184,8 +187,11 @@ def fuse_planes(
         axial: [z, y, x] float32, float16 or bfloat16 in network units.
         coronal: likewise, of the same dtype.
         sagittal: likewise.
-        method: "median", or "mean": (axial w0 + coronal w1 + sagittal w2) / (w0 + w1 + w2).
-        weights: (w0, w1, w2) of the mean, none below 0 and not all 0; the median does not use them.
+        method: "median"; "mean": (axial w0 + coronal w1 + sagittal w2) / (w0 + w1 + w2); or "inverse-nearest", the same
+            with each prediction's weight 1 / (distance to the nearer of the others [HU] + agreement): two that agree
+            outvote the third, and are averaged.
+        weights: (w0, w1, w2) of the mean, none below 0 and not all 0; the others do not use them.
+        agreement: [HU] above 0; predictions that differ by less count alike. Of "inverse-nearest" alone.
         scale: HU a network unit.
         offset: HU at network unit 0.
         limits: (low, high) [HU] that the fused value is clamped to; the spread is not.
@@ -198,7 +204,7 @@ def fuse_planes(
         stream: see the module.
 
     Returns:
-        fused = median or mean * scale + offset [HU] and spread = (max - min) * |scale| [HU].
+        fused = the median or mean * scale + offset [HU] and spread = (max - min) * |scale| [HU].
     """
     name = None if dtype is None else _dtype_name(dtype)
     return _native.fuse_planes(
@@ -207,6 +213,7 @@ def fuse_planes(
         sagittal,
         method,
         weights,
+        agreement,
         scale,
         offset,
         limits,

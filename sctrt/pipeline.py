@@ -24,6 +24,7 @@ from .device import Array, Clock, Device, open_device
 from .engines.verify import verify_if_needed
 from .errors import DeviceError, EngineError, OutOfMemory
 from .mu_map import mu_map
+from .ops import FusionMethod
 from .plan import GB, Grids, Network, Plan, PlanePlan, any_size, engine_size, make_plan
 from .planes import PLANES, Batch, Plane, slice_axis
 from .preprocess import Grid, NetworkInput, model_grid, network_input, samples_per_voxel
@@ -33,7 +34,7 @@ from .volume import Volume
 
 SUMMARY_VOXELS = 2_000_000
 NOT_SAID = "the model does not say what PETs it was trained on"
-JOINT_FUSIONS = ("median", "mean")
+JOINT_FUSIONS = ("median", "mean", "inverse-nearest")
 FUSIONS = (*JOINT_FUSIONS, *PLANES)
 NOT_RUN = -1  # in place of a code, where a slice held no body
 
@@ -67,8 +68,8 @@ class PlanePredictions:
         """CT and spread [z, y, x] HU as a synthesis with this fusion has them; ValueError for one there is not."""
         _check_fusion(fusion)
         planes = [self.hu[plane] for plane in planes_of(fusion)]
-        method = "mean" if fusion == "mean" else "median"
-        return ops.fuse_planes(*(planes * 3 if len(planes) == 1 else planes), method=method, limits=self.hu_range)
+        three = planes * 3 if len(planes) == 1 else planes
+        return ops.fuse_planes(*three, method=_method(fusion), limits=self.hu_range)
 
     def on(self, pet: Volume, array: NDArray[np.float32], fill: float = HU_AIR) -> Volume:
         """An array [z, y, x] HU of this grid on the grid of the PET, `fill` outside, as a synthesis puts it there."""
@@ -85,7 +86,8 @@ class Synthesizer:
         device: "cpu" or "cuda[:i]".
         precision: "fp32", "fp16" (on a GPU) or "bf16", where the runtime has it; None means fp32 on a CPU, fp16 on a
             GPU.
-        fusion: of the three planes: "median" (the paper's), "mean", or one plane alone.
+        fusion: of the three planes: "median" (the paper's), "mean", "inverse-nearest" (see `ops.fuse_planes`), or one
+            plane alone.
         engine_dir: where built engines lie; None means the user's cache.
         vram_gb: memory [GB] of the GPU that may be used; None means what is free.
 
@@ -140,7 +142,7 @@ class Synthesizer:
         run, prepared, plan = self._start(volume, clock, events)
         run.predict(plan, progress)
         with clock.stage("fuse"):
-            run.fuse("mean" if self.fusion == "mean" else "median")
+            run.fuse(_method(self.fusion))
         with clock.stage("resample"):
             matrix = ops.grid_matrix(volume.affine, prepared.grid.affine)
             ct = Volume(run.result(matrix, volume.shape, HU_AIR), volume.affine, "HU")
@@ -431,6 +433,11 @@ def package_version() -> str:
         return version("sctrt")
     except PackageNotFoundError:
         return "checkout"
+
+
+def _method(fusion: str) -> FusionMethod:
+    """How `ops.fuse_planes` does it; one plane alone is the median of itself."""
+    return cast(FusionMethod, fusion) if fusion in JOINT_FUSIONS else "median"
 
 
 def _check_fusion(fusion: str) -> None:

@@ -149,7 +149,7 @@ class Run:
         """Of each plane, before they are fused: [z, y, x] in network units, on the host."""
         return self._outside_networks(lambda: [self._volumes.get(prediction) for prediction in self._predictions])
 
-    def fuse(self, method: str) -> None:
+    def fuse(self, method: ops.FusionMethod) -> None:
         """The planes become CT and spread [HU], in place of two of the predictions."""
         low, high = self._manifest.hu_range
         scale, offset = (high - low) / 2, (high + low) / 2

@@ -47,14 +47,17 @@ def fuse_planes(
     offset,
     method="median",
     weights=(1.0, 1.0, 1.0),
+    agreement=10.0,
     limits=(-np.inf, np.inf),
     mask=None,
     background=-1000.0,
     dtype=np.float32,
 ):
-    """Median or mean of three predictions, scaled and clamped, and their range; NaN where any of them is."""
+    """Median or a mean of three predictions, scaled and clamped, and their range; NaN where any of them is."""
     stack = np.stack([axial, coronal, sagittal]).astype(np.float32)
     scale, offset, *weights = np.array([scale, offset, *weights], np.float32)
+    if method == "inverse-nearest":
+        weights = [1 / (_nearer(stack, i) * np.abs(scale) + np.float32(agreement)) for i in range(3)]
     if method == "median":
         middle = np.median(stack, axis=0)
     else:
@@ -66,6 +69,11 @@ def fuse_planes(
     if mask is not None:
         fused, spread = np.where(mask, fused, np.float32(background)), np.where(mask, spread, np.float32(0))
     return to_dtype(fused, dtype), to_dtype(spread, dtype)
+
+
+def _nearer(stack, i):
+    """Distance of one prediction to the nearer of the others."""
+    return np.abs(np.delete(stack, i, axis=0) - stack[i]).min(axis=0)
 
 
 def to_dtype(values, dtype):

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 import reference
 from sctrt import ops
 
+METHODS = ["median", "mean", "inverse-nearest"]
 DTYPES = ["float32", "float16", "bfloat16"]
 MANIFEST = {"scale": 2000.0, "offset": 976.0, "limits": (-1024.0, 2976.0)}
 POISON = 0x7F  # of every byte
@@ -25,7 +26,7 @@ def options():
         {
             "scale": st.sampled_from([1.0, 2000.0, -0.5]),
             "offset": st.sampled_from([0.0, 976.0]),
-            "method": st.sampled_from(["median", "mean"]),
+            "method": st.sampled_from(METHODS),
             "weights": st.tuples(weight, st.just(1.0), weight),
             "limits": st.sampled_from([(-np.inf, np.inf), (-1024.0, 2976.0), (5.0, 5.0)]),
             "background": st.sampled_from([-1000.0, 0.0]),
@@ -68,7 +69,7 @@ def test_fuse_planes_is_the_reference_for_infinities_and_nan(stack, given):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-@pytest.mark.parametrize("method", ["median", "mean"])
+@pytest.mark.parametrize("method", METHODS)
 def test_fuse_planes_of_half_precision(dtype, method, rng):
     torch = pytest.importorskip("torch")
     stack = torch.from_numpy(rng.normal(size=(3, 5, 6, 67)).astype(np.float32)).to(getattr(torch, dtype))
@@ -123,8 +124,28 @@ def test_weights_choose_a_plane(rng):
         np.testing.assert_array_equal(ops.fuse_planes(*stack, method="mean", weights=weights)[0], plane)
 
 
+def test_two_that_agree_outvote_the_third_and_are_averaged(rng):
+    """inverse-nearest: near the mean of two that agree; the mean where all do; between the extremes always."""
+    one = rng.uniform(-500, 500, (3, 4, 5)).astype(np.float32)
+    fused, _ = ops.fuse_planes(one, one + 4, one + 4000, method="inverse-nearest")
+    np.testing.assert_allclose(fused, one + 2, atol=10)  # the plain mean lies 1335 above
+    close = [one, one + np.float32(0.5), one + np.float32(1)]
+    fused, _ = ops.fuse_planes(*close, method="inverse-nearest", agreement=1e4)
+    np.testing.assert_allclose(fused, np.mean(close, axis=0), atol=1e-3)
+    apart = rng.uniform(-1000, 3000, (3, 2, 3, 4)).astype(np.float32)
+    fused, _ = ops.fuse_planes(*apart, method="inverse-nearest")
+    assert (fused >= apart.min(axis=0) - 1e-2).all() and (fused <= apart.max(axis=0) + 1e-2).all()
+
+
+@pytest.mark.parametrize("agreement", [0.0, -1.0, np.nan, np.inf])
+def test_fuse_planes_refuses_an_agreement_that_cannot_be(agreement):
+    plane = np.zeros((1, 1, 1), np.float32)
+    with pytest.raises(ValueError, match="agreement must be a finite number above 0"):
+        ops.fuse_planes(plane, plane, plane, method="inverse-nearest", agreement=agreement)
+
+
 @pytest.mark.parametrize("which", [0, 1, 2])
-@pytest.mark.parametrize("method", ["median", "mean"])
+@pytest.mark.parametrize("method", METHODS)
 def test_fuse_planes_propagates_nan(which, method, rng):
     stack = rng.normal(size=(3, 3, 4, 5)).astype(np.float32)
     stack[which, 1, 2, 3] = np.nan
@@ -215,7 +236,7 @@ def test_fuse_planes_refuses_other_arguments():
         ops.fuse_planes(axial, axial, axial, mask=axial)
     with pytest.raises(ValueError, match="fused and spread must be float32 or int16, got float16"):
         ops.fuse_planes(axial, axial, axial, dtype=np.float16)
-    with pytest.raises(ValueError, match="method must be 'median' or 'mean', got 'mode'"):
+    with pytest.raises(ValueError, match="method must be 'median', 'mean' or 'inverse-nearest', got 'mode'"):
         ops.fuse_planes(axial, axial, axial, method="mode")
     with pytest.raises(ValueError, match=r"limits must be \(low, high\), low at most high, got \(1.0, 0.0\)"):
         ops.fuse_planes(axial, axial, axial, limits=(1, 0))
@@ -234,7 +255,7 @@ def test_fuse_planes_on_a_gpu(gpu, shape, dtype, out, rng):
     stack = rng.normal(size=(3, *shape)).astype(dtype)
     stack[1, 0, 0, 0] = np.nan
     mask = rng.random(shape) < 0.8
-    for method, given_mask in itertools.product(["median", "mean"], [None, mask, mask.astype(np.uint8)]):
+    for method, given_mask in itertools.product(METHODS, [None, mask, mask.astype(np.uint8)]):
         given = {**MANIFEST, "method": method, "weights": (1, 2, 0.5), "dtype": out}
         put = None if given_mask is None else gpu.put(given_mask)
         results = ops.fuse_planes(*[gpu.put(plane) for plane in stack], mask=put, **given)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ops import AGREEMENT_HU
 from .case import Case
 from .summary import flat
 
 MEDIAN = "median"
-EPSILON_HU = 10.0  # by which planes may differ and yet agree: about a CT's noise in soft tissue
 
 # Heading, dotted name of a number of `Case`, format, and what is better; None: shown, and no reason to prefer one.
 # Jaggedness below the true CT's is no fault, nor a merit: it may be blur.
@@ -38,38 +38,22 @@ Numbers = dict[str, float | None]  # by dotted name
 
 
 def inverse_spread(planes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Mean of three predictions, each weighted by 1 / (its distances to both others + `EPSILON_HU`).
+    """Mean of three predictions, each weighted by 1 / (its distances to both others + `AGREEMENT_HU`).
 
     The third weighs half of two that agree at least, so this lies between median and mean.
 
     Args:
         planes: three of [z, y, x] HU.
     """
-    return _weighted(planes, lambda one, other: one + other)
-
-
-def inverse_nearest(planes: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The same by the distance to the nearer of the others: what two agree on, the third hardly changes.
-
-    Args:
-        planes: three of [z, y, x] HU.
-    """
-    return _weighted(planes, np.minimum)
-
-
-WEIGHTED = {"inverse-spread": inverse_spread, "inverse-nearest": inverse_nearest}
-
-
-def _weighted(
-    planes: Sequence[NDArray[np.float32]],
-    distance: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]],
-) -> NDArray[np.float32]:
     total, weights = np.zeros_like(planes[0]), np.zeros_like(planes[0])
-    for i, one in enumerate(planes):
-        weight = 1 / (distance(*(np.abs(one - other) for j, other in enumerate(planes) if j != i)) + EPSILON_HU)
+    for one in planes:
+        weight = 1 / (sum(np.abs(one - other) for other in planes) + AGREEMENT_HU)
         total += weight * one
         weights += weight
     return total / weights
+
+
+WEIGHTED = {"inverse-spread": inverse_spread}  # beside those that a synthesis offers
 
 
 def numbers(case: Case) -> Numbers:
