@@ -237,7 +237,11 @@ def test_a_file_that_is_unfit_is_refused(synthesizer, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"fusion": "max"}, ValueError, "expected fusion median, mean, axial, coronal, sagittal, got 'max'"),
+        (
+            {"fusion": "max"},
+            ValueError,
+            "expected fusion median, mean, inverse-nearest, axial, coronal, sagittal, got 'max'",
+        ),
         ({"fusion": "Median"}, ValueError, "got 'Median'"),
         ({"runtime": "caffe"}, EngineError, "expected runtime auto, openvino"),
         ({"precision": "fp8"}, EngineError, "expected precision fp32 or bf16 on cpu, got 'fp8'"),
