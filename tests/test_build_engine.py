@@ -280,7 +280,9 @@ def test_the_shipped_model_passes(rtx, card, device, tmp_path, precision):
     bundle = bundles.load()
     pair = built_pair(bundle, "tensorrt-rtx", precision, tmp_path, (128, 160))
     found = verify.verify_if_needed(bundle, *pair, device)
-    assert found.hu_mean < (0.01 if precision == "fp32" else 0.5)
+    # In fp32, too, a latent halfway between two codes goes either way, and moves the voxels around it.
+    assert found.hu_mean < (0.1 if precision == "fp32" else 0.5)
+    assert found.flipped_share < (0.002 if precision == "fp32" else 0.1)
 
 
 def test_another_gpu_is_verified_anew(rtx, card, device, tiny_bundle, tmp_path, monkeypatch):
