@@ -34,7 +34,7 @@ from sctrt.physics.osem import osem
 from sctrt.physics.projector import TofProjector
 from sctrt.physics.simulate import POST_FILTER_FWHM_MM, acquire, simulate_nac, transverse_geometry
 from sctrt.physics.smoothing import smooth_image
-from sctrt.training.cohort import TEST_CTS
+from sctrt.training.simulated import TEST_CTS
 from sctrt.units import HU_AIR
 
 BODY_SEEDS = [1003]  # never trained or tuned on

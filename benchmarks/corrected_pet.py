@@ -26,7 +26,7 @@ from sctrt.evaluation.pairs import make_pair
 from sctrt.evaluation.pet_report import pet_markdown
 from sctrt.evaluation.report import PHANTOM_NOTE
 from sctrt.files import write_json
-from sctrt.training.cohort import make_cohort, phantom_small_cohort
+from sctrt.training.simulated import make_cohort, phantom_small_cohort
 
 
 def main(

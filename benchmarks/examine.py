@@ -17,7 +17,7 @@ from timing import environment
 from sctrt import Synthesizer, examine
 from sctrt.evaluation.report import PHANTOM_NOTE
 from sctrt.files import write_json
-from sctrt.training.cohort import make_cohort, phantom_small_cohort
+from sctrt.training.simulated import make_cohort, phantom_small_cohort
 
 
 def main(

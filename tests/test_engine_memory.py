@@ -41,7 +41,9 @@ def test_memory_grows_with_the_batch(height, width, batch, precision):
     assert 0 < sizes[0] < sizes[1]
 
 
-@pytest.mark.parametrize("architecture", [Architecture(), SMALL, Architecture(channels=8, blocks=3, groups=4)])
+@pytest.mark.parametrize(
+    "architecture", [Architecture(), SMALL, Architecture(channels=8, blocks=3, groups=4, adapter_channels=12)]
+)
 def test_parameters_are_counted(architecture):
     torch = pytest.importorskip("torch")
     from sctrt.model.autoencoder import VQAutoencoder
@@ -52,5 +54,5 @@ def test_parameters_are_counted(architecture):
     def count(*modules):
         return sum(p.numel() for module in modules for p in module.parameters())
 
-    assert parameters(architecture, "encoder") == count(model.encoder, model.quant_conv)
+    assert parameters(architecture, "encoder") == count(model.encoder, model.quant_conv, model.adapter)
     assert parameters(architecture, "decoder") == count(model.decoder, model.post_quant_conv)

@@ -46,11 +46,12 @@ def parameters(a: Architecture, part: Part) -> int:
     """Number of weights of one half, its 1x1 convolution beside the codebook counted in."""
     widths = [a.channels * m for m in a.multipliers]
     top = widths[-1]
-    middle = 2 * _block(top, top) + 4 * _convolution(top, top, 1) + 2 * top
+    middle = _middle(top)
     between = _convolution(a.latent_channels, a.code_dim, 1)
     if part == "encoder":
         ends = _convolution(a.input_channels, a.channels, 3) + 2 * top + _convolution(top, a.latent_channels, 3)
         levels, blocks, previous = widths, a.blocks, a.channels
+        between += _adapter(a.code_dim, a.adapter_channels) if a.adapter_channels else 0
     else:
         ends = _convolution(a.latent_channels, top, 3) + 2 * widths[0] + _convolution(widths[0], a.output_channels, 3)
         levels, blocks, previous = widths[::-1], a.blocks + 1, top
@@ -59,6 +60,15 @@ def parameters(a: Architecture, part: Part) -> int:
     for before, width in pairwise([previous, *levels]):
         total += _block(before, width) + (blocks - 1) * _block(width, width)
     return total
+
+
+def _adapter(code_dim: int, channels: int) -> int:
+    ends = _convolution(code_dim, channels, 3) + 2 * channels + _convolution(channels, code_dim, 3)
+    return ends + _middle(channels)
+
+
+def _middle(channels: int) -> int:
+    return 2 * _block(channels, channels) + 4 * _convolution(channels, channels, 1) + 2 * channels
 
 
 def _block(inputs: int, outputs: int) -> int:

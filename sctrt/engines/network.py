@@ -236,14 +236,14 @@ def _kind(node: onnx.NodeProto) -> LayerKind | None:
         case "Conv":
             return _kind_of_convolution(node.input[1])
         case "GroupNormalization":
-            return "quantiser" if node.input[1].startswith("encoder.norm_out") else "norm"
+            return "quantiser" if node.input[1].startswith(("encoder.norm_out", "adapter.norm_out")) else "norm"
         case "Sigmoid" | "Mul" | "Add" | "Resize":
             return "other"
     return None
 
 
 def _kind_of_convolution(weight: str) -> LayerKind:
-    if weight.startswith(("encoder.conv_out", "quant_conv")):
+    if weight.startswith(("encoder.conv_out", "quant_conv", "adapter.conv_out")):
         return "quantiser"
     if weight.startswith("decoder.conv_out"):
         return "conv_out"

@@ -117,6 +117,7 @@ def load(bundle: Bundle, part: Part, precision: str, device: str) -> TorchEngine
 
 def _half(model: VQAutoencoder, part: Part) -> VQAutoencoder:
     """The model without what the other half needs, so that it takes no memory."""
-    for name in ("quantize", *{"encoder": ("decoder", "post_quant_conv"), "decoder": ("encoder", "quant_conv")}[part]):
+    others = {"encoder": ("decoder", "post_quant_conv"), "decoder": ("encoder", "quant_conv", "adapter")}
+    for name in ("quantize", *others[part]):
         setattr(model, name, torch.nn.Identity())
     return model

@@ -163,6 +163,25 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(h)))
 
 
+class Adapter(nn.Module):
+    """Latents of a PET -> latents of the CT, between an encoder and a decoder that stay as they are.
+
+    It begins as the identity: what it adds to its input starts at zero.
+    """
+
+    def __init__(self, code_dim: int, channels: int, groups: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(code_dim, channels, 3, padding=1)
+        self.mid = Middle(channels, groups)
+        self.norm_out = _norm(channels, groups)
+        self.conv_out = nn.Conv2d(channels, code_dim, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, z: Tensor) -> Tensor:  # [N, code_dim, h, w] -> the same
+        return z + self.conv_out(F.silu(self.norm_out(self.mid(self.conv_in(z)))))
+
+
 class Codebook(nn.Module):
     """K learned codes; a latent is replaced by the nearest one (squared Euclidean, lowest index wins ties)."""
 
@@ -200,10 +219,12 @@ class VQAutoencoder(nn.Module):
         self.quantize = Codebook(architecture.codes, architecture.code_dim)
         self.quant_conv = nn.Conv2d(architecture.latent_channels, architecture.code_dim, 1)
         self.post_quant_conv = nn.Conv2d(architecture.code_dim, architecture.latent_channels, 1)
+        channels = architecture.adapter_channels
+        self.adapter = Adapter(architecture.code_dim, channels, architecture.groups) if channels else nn.Identity()
 
     def encode(self, x: Tensor) -> Tensor:
         """[N, input_channels, H, W] in [-1, 1] -> latent before the codebook [N, code_dim, H / f, W / f]."""
-        return self.quant_conv(self.encoder(x))
+        return self.adapter(self.quant_conv(self.encoder(x)))
 
     def decode(self, z: Tensor) -> Tensor:
         """Codes [N, code_dim, h, w] -> [N, output_channels, h * f, w * f]."""

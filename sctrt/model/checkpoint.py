@@ -129,6 +129,7 @@ def _architecture(state: dict[str, Tensor], groups: int) -> Architecture:
     widths = [state[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)]
     blocks = 1 + max(int(name.split(".")[4]) for name in state if name.startswith("encoder.down.0.block."))
     codes, dim = state["quantize.embedding.weight"].shape
+    adapter = state.get("adapter.conv_in.weight")
     return Architecture(
         channels=channels,
         multipliers=tuple(width // channels for width in widths),
@@ -139,6 +140,7 @@ def _architecture(state: dict[str, Tensor], groups: int) -> Architecture:
         groups=groups,
         input_channels=inputs,
         output_channels=state["decoder.conv_out.weight"].shape[0],
+        adapter_channels=None if adapter is None else adapter.shape[0],
     )
 
 

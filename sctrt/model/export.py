@@ -38,10 +38,10 @@ UNKNOWN_LICENCE = "unknown: that of the checkpoint and of the data it was traine
 class _EncoderPart(nn.Module):
     def __init__(self, model: VQAutoencoder) -> None:
         super().__init__()
-        self.encoder, self.quant_conv = model.encoder, model.quant_conv
+        self.encoder, self.quant_conv, self.adapter = model.encoder, model.quant_conv, model.adapter
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.quant_conv(self.encoder(image))
+        return self.adapter(self.quant_conv(self.encoder(image)))
 
 
 class _DecoderPart(nn.Module):
