@@ -11,14 +11,15 @@ from typing import Annotated
 import typer
 
 from sctrt import bundle as bundles
+from sctrt.training.cohort import read_cohort
 from sctrt.training.domain import add_domain
 
 
 def main(
     bundle: Annotated[Path, typer.Argument(help="NAME.sctrt; its manifest is replaced.")],
-    cohort: Annotated[Path, typer.Argument(help="Folder of the cases that it was trained on.")],
+    cohort: Annotated[Path, typer.Argument(help="Of the cases that it was trained on: a folder, or a table.")],
 ) -> None:
-    made = add_domain(bundles.load(bundle), cohort)
+    made = add_domain(bundles.load(bundle), [pair.pet for pair in read_cohort(cohort)])
     print(f"{made.path}: fingerprint {made.fingerprint}")
     print(made.manifest.training["domain"])
 

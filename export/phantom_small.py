@@ -16,10 +16,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sctrt.bundle import DEFAULT_MODEL
 from sctrt.model.export import export_checkpoint
-from sctrt.training.simulated import make_cohort, phantom_small_cohort
+from sctrt.training.cache import cache_cohort
+from sctrt.training.cohort import read_cohort
 from sctrt.training.config import TrainingConfig
 from sctrt.training.domain import add_domain
-from sctrt.training.train import train
+from sctrt.training.simulated import make_cohort, phantom_small_cohort
+from sctrt.training.train import Machine, train
 
 INTENDED_USE = "Research only: trained on simulated data. Not a medical device and not for clinical use."
 MODELS = Path(__file__).parents[1] / "sctrt" / "models"
@@ -35,8 +37,9 @@ def main(
 ) -> None:
     cohort = phantom_small_cohort(work / "cohort", ct)
     make_cohort(cohort, processes)
-    folders = work / "cohort" / "train", work / "cohort" / "val"
-    checkpoint = train(TrainingConfig(), *folders, work / "run", processes=processes, resume=True)
+    spacing_mm = TrainingConfig().spacing_mm
+    cases, validation = (cache_cohort(work / "cohort" / n, work / "cache", spacing_mm, print) for n in ("train", "val"))
+    checkpoint = train(TrainingConfig(), cases, validation, work / "run", machine=Machine(processes), resume=True)
     if rank_zero_only.rank:  # the other processes of the training run this script too
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -53,7 +56,7 @@ def main(
         licence="Apache-2.0",
         intended_use=INTENDED_USE,
     )
-    bundle = add_domain(bundle, folders[0])
+    bundle = add_domain(bundle, [pair.pet for pair in read_cohort(work / "cohort" / "train")])
     print(f"{bundle.path}: fingerprint {bundle.fingerprint}")
 
 

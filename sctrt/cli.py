@@ -343,24 +343,53 @@ def simulate(
 
 @app.command()
 def train(
-    cohort: Annotated[Path, typer.Argument(help="Folder of case folders (nac.nii.gz, ct.nii.gz).")],
-    validation: Annotated[Path, typer.Option(help="Folder of cases that are never trained on.")],
+    cohort: Annotated[
+        Path,
+        typer.Argument(help="Folder of case folders (nac.nii.gz, ct.nii.gz); or CSV/JSON: patient, pet, ct, scan."),
+    ],
     output: OutputOption,
-    config: Annotated[Path | None, typer.Option(help="JSON of a recipe; default: that of phantom-small.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Data-parallel processes on a CPU.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last.ckpt.")] = False,
+    validation: Annotated[Path | None, typer.Option(help="Cohort that is never trained on.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validation instead, split by patient.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="Train this one alone.")] = None,
+    mode: Annotated[
+        Literal["staged", "scratch", "no-frozen", "enc-frozen", "adapter"] | None,
+        typer.Option(help="Default: the recipe's; without one, staged, or no-frozen with --init."),
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint to fine-tune: sctrt's, a bundle, CompVis's or diffusers'.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(metavar="NAME|JSON", help="Recipe; see docs/training.md.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of the last stage, instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where resampled cases are kept; default: a folder in the output.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="GPUs, or processes on a CPU; default: all GPUs, or one process.")
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, as Lightning counts them.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Of Lightning: ddp, fsdp, ...")] = "auto",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Logs for it, instead of CSV.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's checkpoints.")] = False,
 ) -> None:
-    """Trains a network from PET slices to CT slices, in three stages (CT -> CT, PET -> latents, PET -> CT)."""
+    """Trains a network from PET slices to CT slices, once or a fold at a time."""
     _need("lightning", "training", "train")
-    from .training.config import TrainingConfig
-    from .training.train import train as run
+    if tensorboard:
+        _need("tensorboard", "--tensorboard", "tensorboard")
+    if (validation is None) == (folds is None):
+        raise typer.BadParameter("expected either --validation COHORT or --folds N")
+    if fold is not None and (folds is None or fold >= folds):
+        raise typer.BadParameter(f"--fold counts from 0 to --folds - 1, got {fold} of {folds}")
+    from .training.run import Machine, Request, run_training
 
+    machine = Machine(devices, nodes, strategy, tensorboard)
+    request = Request(cohort, validation, folds, fold, mode, init, config, steps, seed, cache or output / "cache")
     try:
-        recipe = TrainingConfig.model_validate_json(config.read_text()) if config else TrainingConfig()
-        checkpoint = run(recipe, cohort, validation, output, processes=processes, resume=resume)
-    except (ValueError, FileNotFoundError) as error:
+        checkpoints = run_training(request, output, machine, resume, _say)
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    _say(f"{checkpoint}: make a bundle of it with sctrt export {checkpoint} -o NAME.sctrt")
+    for checkpoint in checkpoints:
+        _say(f"{checkpoint}: make a bundle of it with sctrt export {checkpoint} -o NAME.sctrt")
 
 
 @app.command()
@@ -377,17 +406,16 @@ def export(
 ) -> None:
     """Makes a model bundle NAME.sctrt of a checkpoint."""
     _need("onnxscript", "export", "train")
-    if cohort and not cohort.is_dir():
-        raise typer.BadParameter(f"--cohort {cohort} is no folder")
     if output.suffix != ".sctrt":
         raise typer.BadParameter(f"expected a name that ends in .sctrt, got {output}")
     from .model.export import export_checkpoint
 
     bundle = export_checkpoint(checkpoint, output, spacing_mm=spacing_mm, half_weights=half_weights)
     if cohort:
+        from .training.cohort import read_cohort
         from .training.domain import add_domain
 
-        bundle = add_domain(bundle, cohort)
+        bundle = add_domain(bundle, [pair.pet for pair in read_cohort(cohort)])
     size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
     _say(f"{bundle.path}: {size:.1f} MB, fingerprint {bundle.fingerprint[:16]}")
 

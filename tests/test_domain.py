@@ -232,7 +232,8 @@ def test_the_training_cases_lie_inside(bundle_copy, cohort):
 
     before = bundles.load(bundle_copy)
     files = {name: (bundle_copy / name).read_bytes() for name in before.manifest.files}
-    made = add_domain(before, cohort)
+    pets = [cohort / name / "nac.nii.gz" for name in ("short", "tall")]
+    made = add_domain(before, pets)
     assert {name: (bundle_copy / name).read_bytes() for name in files} == files
     assert made.fingerprint != before.manifest.digest and made.manifest.training["steps"] == 0
     domain = made.manifest.domain
@@ -241,18 +242,18 @@ def test_the_training_cases_lie_inside(bundle_copy, cohort):
     assert low == 160 and high == 448
     for name in ("tall", "short"):
         assert domain.outside(features_of(nifti.load(cohort / name / "nac.nii.gz"))) == []
-    again = add_domain(made, cohort)
+    again = add_domain(made, pets)
     assert again.fingerprint == made.fingerprint
 
 
-def test_no_cases_are_refused_and_the_bundle_stays(bundle_copy, tmp_path):
+def test_a_missing_pet_is_refused_and_the_bundle_stays(bundle_copy, tmp_path):
     pytest.importorskip("lightning")
     from sctrt.training.domain import add_domain
 
     bundle = bundles.load(bundle_copy)
     fingerprint = bundle.fingerprint
-    with pytest.raises(VolumeError, match="expected case folders"):
-        add_domain(bundle, tmp_path / "none")
+    with pytest.raises(VolumeError, match="no such file"):
+        add_domain(bundle, [tmp_path / "none.nii.gz"])
     assert bundles.load(bundle_copy).fingerprint == fingerprint
 
 

@@ -7,6 +7,12 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..bundle import Architecture, Normaliser
+from .augment import Augmentation
+
+Mode = Literal["staged", "scratch", "no-frozen", "enc-frozen", "adapter"]
+FROM_CHECKPOINT: tuple[Mode, ...] = ("no-frozen", "enc-frozen", "adapter")
+FINE_TUNING_RATE = 1e-5  # arXiv 2504.07450
+ADAPTER_CHANNELS = 64
 
 
 class StageConfig(BaseModel):
@@ -25,6 +31,7 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    mode: Mode = "staged"
     architecture: Architecture = Architecture(
         channels=32, blocks=1, groups=8, codes=2048, input_channels=7, output_channels=1
     )
@@ -35,6 +42,7 @@ class TrainingConfig(BaseModel):
     )
     encoder: StageConfig = StageConfig(steps=17250, learning_rate=8e-4)
     joint: StageConfig = StageConfig(steps=15500, learning_rate=4e-4)
+    augmentation: Augmentation = Augmentation()
     micro_batches: int = Field(default=2, ge=1)  # a step, each of one case and one plane
     pixels: int = Field(default=12000, ge=256)  # a micro-batch, about
     warm_up_steps: int = Field(default=200, ge=0)
@@ -44,6 +52,7 @@ class TrainingConfig(BaseModel):
     )  # of the running mean of the weights that is kept as the result
     bone_weight: float = Field(default=3.0, gt=0)
     air_weight: float = Field(default=1.0, gt=0)
+    mu_weight: float = Field(default=0.0, ge=0)  # of errors of mu, in water's mu, beside those of voxels
     line_weight: float = Field(default=0.2, ge=0)  # of line integrals' errors beside those of voxels
     commitment: float = Field(default=0.25, ge=0)
     codebook_decay: float = Field(default=0.99, gt=0, lt=1)
@@ -52,10 +61,37 @@ class TrainingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_fit(self) -> Self:
-        inputs, outputs = self.architecture.input_channels, self.architecture.output_channels
-        if (inputs, outputs) != (self.normaliser.channels, 1):
+        inputs, channels = self.architecture.input_channels, self.normaliser.channels
+        if channels not in (1, inputs) or (self.mode == "staged" and channels != inputs):
             raise ValueError(
-                f"expected an architecture of {self.normaliser.channels} input_channels, as the normaliser makes them, "
-                f"and 1 of output_channels, got {inputs} and {outputs}"
+                f"expected an architecture of {channels} input_channels, as the normaliser makes them, got {inputs}"
+            )
+        if self.mode == "staged" and self.architecture.output_channels != 1:
+            raise ValueError(f"expected 1 of output_channels, got {self.architecture.output_channels}")
+        if (self.mode == "adapter") != (self.architecture.adapter_channels is not None):
+            raise ValueError(
+                f"expected adapter_channels in the mode adapter and nowhere else, got "
+                f"{self.architecture.adapter_channels} in the mode {self.mode}"
             )
         return self
+
+
+def fine_tuning(mode: Mode, pretrained: Architecture, steps: int = 10_000) -> TrainingConfig:
+    """The paper's way: a pre-trained network, grey PET on all channels, L1, AdamW at 1e-5.
+
+    Args:
+        mode: one that begins with a checkpoint.
+        pretrained: of the checkpoint.
+        steps: of the optimiser.
+    """
+    adapter = ADAPTER_CHANNELS if mode == "adapter" else None
+    if adapter and adapter % pretrained.groups:
+        adapter = pretrained.groups
+    return TrainingConfig(
+        mode=mode,
+        architecture=pretrained.model_copy(update={"adapter_channels": adapter}),
+        normaliser=Normaliser(),
+        joint=StageConfig(steps=steps, learning_rate=FINE_TUNING_RATE),
+        bone_weight=1.0,
+        line_weight=0.0,
+    )

@@ -1,10 +1,9 @@
-"""Case folders -> batches of slices, cut as inference will cut them: whole slices of the body box."""
+"""Cached cases -> batches of slices, cut as inference will cut them: whole slices of the body box."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import lightning
 import numpy as np
@@ -13,23 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from .. import nifti
-from ..cases import CT, NAC
-from ..checks import check_pet
 from ..errors import VolumeError
 from ..planes import PLANES, SIZE_STEP, Plane, padded_size, slice_axis
-from ..preprocess import AIR_INPUT, network_input, to_grid
-from ..units import HU_AIR, hu_to_network
-from ..volume import Volume
+from ..preprocess import AIR_INPUT
+from .augment import MIN_PART, changed, network_case, random_rows
+from .cache import CachedCase
 from .config import TrainingConfig
 
 # Coronal and sagittal slices are shortened to a random axial field of view.
 MIN_WINDOW, WINDOW_STEP = 48, 16  # voxels
-# Of tall cases a part is trained on as well, as if no more had been scanned: its normaliser, edges and body box differ.
-TALL, MIN_PART = 110, 48  # voxels
 VALIDATE_EVERY = 8  # slices
 PADDED_SHARE = 0.5  # of the micro-batches that are padded as for engines of fixed size, some a step further
-GAIN_JITTER = 0.12  # standard deviation of the log of the PET's scale, as augmentation
+VISITED = 3  # cases that slices are drawn from at a time, for each of a step's micro-batches
+VISIT_STEPS = 128  # after so many steps they are left for others
+TRIES = 8  # of a visit, until a part of a scan holds a body
+
+VISIT_STREAM, SLICE_STREAM = 1, 2  # of random numbers
 
 
 @dataclass(frozen=True)
@@ -41,62 +39,24 @@ class Case:
     ct: NDArray[np.float32]  # [Z, Y, X] network units
 
 
-def load_case(folder: Path, config: TrainingConfig, rows: slice = slice(None)) -> Case:
-    """Reads `nac.nii.gz` and `ct.nii.gz` of a case folder as the network will see them.
-
-    Args:
-        rows: the part [z] of the PET that has been scanned.
-
-    Raises:
-        VolumeError: a file is missing or unfit.
-    """
-    pet = nifti.load(folder / NAC)
-    check_pet(pet)
-    prepared = network_input(part(pet, rows), config.spacing_mm, config.normaliser)
-    ct = to_grid(nifti.load(folder / CT, unit="HU"), prepared.grid, fill=HU_AIR)
-    return Case(folder.name, prepared.channels, hu_to_network(ct))
+def whole_case(cached: CachedCase, config: TrainingConfig) -> Case:
+    """A cached case as it is, as inference will see it."""
+    ct = cached.ct.astype(np.float32)
+    return Case(cached.name, *network_case(cached.volume(), ct, config.spacing_mm, config.normaliser))
 
 
-def load_training_cases(folders: list[Path], config: TrainingConfig) -> list[Case]:
-    """All cases, and of each tall one a random part as another case."""
-    rng = np.random.default_rng(config.seed)
-    cases = []
-    for folder in folders:
-        case = load_case(folder, config)
-        cases.append(case)
-        rows = random_part(case.ct.shape[0], rng)
-        if rows is not None:
-            cases.append(load_case(folder, config, rows))
-    return cases
-
-
-def random_part(z: int, rng: np.random.Generator) -> slice | None:
-    """The rows of a case of `z` slices that are trained on as a case of their own; None where it is not tall."""
-    if z < TALL:
-        return None
-    length = int(rng.integers(MIN_PART, z // 2 + 1))
-    start = int(rng.integers(z - length + 1))
-    return slice(start, start + length)
-
-
-def part(volume: Volume, rows: slice) -> Volume:
-    """The slices `rows` [z] of a volume, as if no more had been scanned."""
-    first, last, _ = rows.indices(volume.shape[0])
-    affine = volume.affine.copy()
-    affine[:3, 3] += first * affine[:3, 2]
-    return Volume(volume.array[first:last], affine, volume.unit)
-
-
-def case_folders(cohort: Path) -> list[Path]:
-    """The folders below `cohort` that hold a PET and a CT, by name.
-
-    Raises:
-        VolumeError: there are none.
-    """
-    folders = sorted(p.parent for p in cohort.glob(f"*/{NAC}") if (p.parent / CT).exists())
-    if not folders:
-        raise VolumeError(f"expected case folders with {NAC} and {CT} in {cohort}, found none")
-    return folders
+def visited_case(cached: CachedCase, config: TrainingConfig, rng: np.random.Generator) -> Case:
+    """A cached case as another patient in another scan, see `augment`."""
+    z = cached.pet.shape[0]
+    truncated = z > MIN_PART and rng.random() < config.augmentation.truncated
+    for _ in range(TRIES if truncated else 1):
+        rows = random_rows(z, rng) if truncated else slice(None)
+        pet, ct = changed(cached, rows, config.augmentation, config.spacing_mm, rng)
+        try:
+            return Case(cached.name, *network_case(pet, ct, config.spacing_mm, config.normaliser))
+        except VolumeError:  # the part holds too little of a body to be a scan of its own
+            continue
+    return whole_case(cached, config)
 
 
 def take_slices(
@@ -119,6 +79,11 @@ def take_slices(
     return padded_pet, padded_ct
 
 
+def as_channels(image: Tensor, channels: int) -> Tensor:
+    """A grey image [N, 1, H, W] repeated over the network's channels; other images as they are."""
+    return image.expand(-1, channels, -1, -1) if image.shape[1] == 1 else image
+
+
 def scale_pet(pet: Tensor, gain: float, exponent: float) -> Tensor:
     """Network input of the PET multiplied by `gain`: undoes and redoes the compressive curve."""
     power = gain**exponent * (1 + pet) / (1 - pet).clamp_min(1e-6)
@@ -126,30 +91,63 @@ def scale_pet(pet: Tensor, gain: float, exponent: float) -> Tensor:
 
 
 class RandomSlices(IterableDataset):
-    """Endless micro-batches: a random case, a random plane, random slices of about `pixels` pixels in all."""
+    """Endless micro-batches: a random case, a random plane, random slices of about `pixels` pixels in all.
 
-    def __init__(self, cases: list[Case], config: TrainingConfig, seed: int | tuple[int, ...]) -> None:
-        self.cases, self.config, self.seed = cases, config, seed
+    Micro-batch i of a run is a function of the recipe's seed and of i alone. So a resumed run goes on with what it
+    would have seen, and processes that share the micro-batches of a step see together what one process sees.
+
+    Args:
+        cases: to draw from.
+        config: the recipe.
+        step: that the run has reached.
+        rank: of this process.
+        processes: that share the micro-batches of each step.
+    """
+
+    def __init__(
+        self, cases: list[CachedCase], config: TrainingConfig, step: int = 0, rank: int = 0, processes: int = 1
+    ) -> None:
+        self.cases, self.config = cases, config
+        self.step, self.rank, self.processes = step, rank, processes
+        weights = np.array([np.prod(case.body_shape) for case in cases], dtype=float) ** 0.5
+        self._weights = weights / weights.sum()
+        self._visits: dict[tuple[int, int, int], Case] = {}
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rng = np.random.default_rng(self.seed)
-        weights = np.array([case.ct.size for case in self.cases], dtype=float) ** 0.5
+        step = self.step
         while True:
-            case = self.cases[rng.choice(len(self.cases), p=weights / weights.sum())]
-            plane = PLANES[rng.integers(3)]
-            axis = slice_axis(plane)
-            z = case.ct.shape[0]
-            length = z if axis == 0 else self._window(z, rng)
-            start = int(rng.integers(z - length + 1))
-            multiple, wider = self._padding(rng)
-            height, width = padded_size((length, *case.ct.shape[1:]), plane, multiple)
-            count = max(1, round(self.config.pixels / ((height + wider[0]) * (width + wider[1]))))
-            index = rng.integers(0, case.ct.shape[axis], count)
-            pet, ct = take_slices(case, plane, index, slice(start, start + length), multiple, wider)
-            gain = float(np.exp(GAIN_JITTER * rng.standard_normal()))
-            scales = len(self.config.normaliser.scales)
-            pet[:, :scales] = scale_pet(pet[:, :scales], gain, self.config.normaliser.exponent)
-            yield pet, ct
+            for part in range(self.rank, self.config.micro_batches, self.processes):
+                yield self.micro_batch(step, part)
+            step += 1
+
+    def micro_batch(self, step: int, part: int) -> tuple[Tensor, Tensor]:
+        """Micro-batch `part` of a step: PET [N, C, H, W] and CT [N, 1, H, W] of one case and plane."""
+        rng = np.random.default_rng((self.config.seed, SLICE_STREAM, step, part))
+        case = self._visit(step // VISIT_STEPS, part, int(rng.integers(VISITED)))
+        plane = PLANES[rng.integers(3)]
+        axis = slice_axis(plane)
+        z = case.ct.shape[0]
+        length = z if axis == 0 else self._window(z, rng)
+        start = int(rng.integers(z - length + 1))
+        multiple, wider = self._padding(rng)
+        height, width = padded_size((length, *case.ct.shape[1:]), plane, multiple)
+        count = max(1, round(self.config.pixels / ((height + wider[0]) * (width + wider[1]))))
+        index = rng.integers(0, case.ct.shape[axis], count)
+        pet, ct = take_slices(case, plane, index, slice(start, start + length), multiple, wider)
+        gain = float(np.exp(self.config.augmentation.gain * rng.standard_normal()))
+        scales = len(self.config.normaliser.scales)
+        pet[:, :scales] = scale_pet(pet[:, :scales], gain, self.config.normaliser.exponent)
+        return pet, ct
+
+    def _visit(self, block: int, part: int, slot: int) -> Case:
+        """One of the cases that are open for a part of a step; those of other times are let go."""
+        key = (block, part, slot)
+        if key not in self._visits:
+            self._visits = {k: case for k, case in self._visits.items() if k[0] == block}
+            rng = np.random.default_rng((self.config.seed, VISIT_STREAM, *key))
+            cached = self.cases[rng.choice(len(self.cases), p=self._weights)]
+            self._visits[key] = visited_case(cached, self.config, rng)
+        return self._visits[key]
 
     def _padding(self, rng: np.random.Generator) -> tuple[int, tuple[int, int]]:
         """As for a runtime that takes any size, or for an engine: multiple, and how much wider."""
@@ -179,19 +177,17 @@ class EverySlices(IterableDataset):
 
 
 class CaseData(lightning.LightningDataModule):
-    """Training and validation cases in memory."""
+    """Training and validation cases; those to validate on are kept in memory, whole and as they are."""
 
-    def __init__(self, train: list[Path], validation: list[Path], config: TrainingConfig) -> None:
+    def __init__(self, train: list[CachedCase], validation: list[CachedCase], config: TrainingConfig) -> None:
         super().__init__()
         self.config = config
-        self.train = load_training_cases(train, config)
-        self.validation = [load_case(folder, config) for folder in validation]
+        self.train = train
+        self.validation = [whole_case(case, config) for case in validation]
 
     def train_dataloader(self) -> DataLoader:
         step = self.trainer.global_step if self.trainer else 0
-        # A resumed run must not see again what it has been trained on.
-        seed = (self.config.seed * 1000 + self._rank_of()[0], step)
-        return DataLoader(RandomSlices(self.train, self.config, seed), batch_size=None)
+        return DataLoader(RandomSlices(self.train, self.config, step, *self._rank_of()), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         rank, processes = self._rank_of()

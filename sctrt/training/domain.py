@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,53 +10,55 @@ import numpy as np
 from .. import bundle as bundles
 from .. import nifti
 from ..bundle import Bundle, Normaliser
-from ..cases import NAC
 from ..domain import Domain, Features, domain_of
+from ..errors import VolumeError
 from ..preprocess import network_input
-from .data import case_folders, part, random_part
+from .augment import MIN_PART, part, random_rows
 
 PARTS = 16  # of a tall case, drawn as training draws its one: with 4 the ends still shift with the seed by a tenth
 
 
-def training_domain(cohort: Path, spacing_mm: float, normaliser: Normaliser, seed: int = 0) -> Domain:
-    """The range of each feature over a cohort's cases, and over parts of tall ones, drawn as training draws its one.
+def training_domain(pets: list[Path], spacing_mm: float, normaliser: Normaliser, seed: int = 0) -> Domain:
+    """The range of each feature over PETs, and over parts of them, drawn as training draws them.
 
     Args:
-        cohort: folder of case folders.
+        pets: NIfTI files that were trained on.
         spacing_mm: of the model.
         normaliser: of the model.
         seed: of the recipe; it names the parts.
 
     Raises:
-        VolumeError: there are no cases, or one is unfit.
+        VolumeError: a PET is unfit.
     """
     rng = np.random.default_rng(seed)
     found: list[Features] = []
-    for folder in case_folders(cohort):
-        pet = nifti.load(folder / NAC)
-        whole = network_input(pet, spacing_mm, normaliser)
-        found.append(whole.features)
-        drawn = [random_part(whole.grid.shape[0], rng) for _ in range(PARTS)]
-        found += [network_input(part(pet, rows), spacing_mm, normaliser).features for rows in drawn if rows]
+    for path in pets:
+        pet = nifti.load(path)
+        z = pet.shape[0]
+        parts = [random_rows(z, rng) for _ in range(PARTS)] if z > MIN_PART else []
+        found.append(network_input(pet, spacing_mm, normaliser).features)
+        for rows in parts:
+            with suppress(VolumeError):  # too little of a body to be a scan of its own
+                found.append(network_input(part(pet, rows), spacing_mm, normaliser).features)
     return domain_of(found)
 
 
-def add_domain(bundle: Bundle, cohort: Path) -> Bundle:
+def add_domain(bundle: Bundle, pets: list[Path]) -> Bundle:
     """Writes into a bundle's manifest what it was trained on; networks, weights and codebook stay as they are.
 
     Args:
-        bundle: that was trained on the cohort.
-        cohort: folder of case folders.
+        bundle: that was trained on the PETs.
+        pets: NIfTI files.
 
     Returns:
         The bundle, read back and checked; its fingerprint is another.
 
     Raises:
-        VolumeError: there are no cases, or one is unfit.
+        VolumeError: a PET is unfit.
     """
     manifest = bundle.manifest
     seed = manifest.training.get("config", {}).get("seed", 0)
-    domain = training_domain(cohort, manifest.spacing_mm, manifest.normaliser, seed)
+    domain = training_domain(pets, manifest.spacing_mm, manifest.normaliser, seed)
     training = {**manifest.training, "domain": domain.model_dump(mode="json")}
     bundles.write_manifest(bundle.path, manifest.model_copy(update={"training": training}))
     return bundles.load(bundle.path)

@@ -1,9 +1,11 @@
-"""The three stages of training, each a LightningModule.
+"""The stages of training, each a LightningModule.
 
 1. `Autoencoder`: CT -> CT. The codebook and the decoder learn what a CT is.
 2. `Encoder`: a new encoder learns to give, from the PET, the latents of the CT. No decoder is run, which makes
    a step several times cheaper, and the target is there at every latent.
 3. `PetToCt`: encoder, codebook and decoder together, PET -> CT.
+
+The mode `staged` runs all three; the other modes run the last alone, from random or pre-trained weights.
 """
 
 from __future__ import annotations
@@ -11,63 +13,98 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any, Literal
 
 import lightning
 import torch
 from torch import Tensor, nn
 
+from ..errors import BundleError
 from ..model.autoencoder import VQAutoencoder
 from ..units import BONE_ABOVE, LUNG_HU, network_to_hu
 from .codebook import CodebookFollower
-from .config import StageConfig, TrainingConfig
-from .lines import line_errors
+from .config import Mode, StageConfig, TrainingConfig
+from .data import RandomSlices, as_channels
+from .losses import AIR_HU, line_errors, reconstruction_loss, tissue_weight
 
-BONE_HU = 150.0  # above: weighted as bone
-AIR_HU = -950.0  # below: weighted as air (a higher threshold would hit the lung)
+Part = Literal["encoder", "quant_conv", "quantize", "post_quant_conv", "decoder"]
+
+# Parts of the network that a mode leaves as they were, bit for bit; arXiv 2504.07450 compares the first three.
+FROZEN: dict[Mode, tuple[Part, ...]] = {
+    "staged": (),
+    "scratch": (),
+    "no-frozen": (),
+    "enc-frozen": ("encoder", "quant_conv"),
+    "adapter": ("encoder", "quant_conv", "quantize", "post_quant_conv", "decoder"),
+}
+START_MICRO_BATCHES = 24  # from whose latents the codebook starts
 
 
 class Stage(lightning.LightningModule):
-    """What the stages share: a network, its running mean, the optimiser, and validation as PET (or CT) -> CT."""
+    """What the stages share: a network, its running mean, the optimiser, and validation as PET (or CT) -> CT.
 
-    def __init__(self, config: TrainingConfig, stage: StageConfig, model: VQAutoencoder) -> None:
+    Args:
+        config: the recipe.
+        stage: of it.
+        model: is trained.
+        frozen: parts of the model that are left as they are.
+        codebook_started: False where the codebook is to be found by k-means, after `stage.continuous_steps`.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        stage: StageConfig,
+        model: VQAutoencoder,
+        frozen: tuple[Part, ...] = (),
+        codebook_started: bool = False,
+    ) -> None:
         super().__init__()
         self.config, self.stage = config, stage
-        self.model = model
-        self.model.quantize.requires_grad_(False)
+        self.model = model.requires_grad_(True)
+        for name in ("quantize", *frozen):
+            getattr(self.model, name).requires_grad_(False)
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.follower = CodebookFollower(model.quantize, config.codebook_decay)
+        self.follower.started.fill_(codebook_started)
+        self.follows = "quantize" not in frozen
 
     def source(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """What the network is shown of a batch (PET [N, C, H, W], CT [N, 1, H, W])."""
-        return batch[0]
+        return as_channels(batch[0], self.model.architecture.input_channels)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        if not self.follower.started and self.global_step >= self.stage.continuous_steps and batch_idx:
-            self.follower.start(self.trainer.strategy)
+        if self.follows and not self.follower.started and self.global_step >= self.stage.continuous_steps:
+            self.follower.start(self._latents_to_start_from(), self.trainer.strategy, self.config.seed)
+
+    @torch.no_grad()
+    def _latents_to_start_from(self) -> Tensor:
+        """[M, D] of the coming steps, whichever process shows them."""
+        slices: RandomSlices = self.trainer.train_dataloader.dataset  # type: ignore[union-attr]
+        latents = []
+        for i in range(START_MICRO_BATCHES):
+            step, part = divmod(i, self.config.micro_batches)
+            batch = [tensor.to(self.device) for tensor in slices.micro_batch(self.global_step + step, part)]
+            latents.append(self.model.encode(self.source((batch[0], batch[1]))).permute(0, 2, 3, 1).flatten(0, 2))
+        return torch.cat(latents)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         latent = self.model.encode(self.source(batch)).float()
-        quantised, commitment = self.follower(latent, self.trainer.strategy)
-        reconstruction = self._reconstruction_loss(self.model.decode(quantised).float(), batch[1])
-        self.log_dict({"train/loss": reconstruction, "train/commitment": commitment})
-        return reconstruction + self.config.commitment * commitment
+        quantised, commitment = self.follower(latent)
+        predicted = self.model.decode(quantised).float().mean(dim=1, keepdim=True)
+        loss = reconstruction_loss(predicted, batch[1], self.config, self.global_step < self.stage.squared_error_steps)
+        self.log_dict({"train/loss": loss, "train/commitment": commitment})
+        return loss + self.config.commitment * commitment
 
-    def _reconstruction_loss(self, predicted: Tensor, ct: Tensor) -> Tensor:
-        weight = tissue_weight(ct, self.config)
-        error = predicted - ct
-        squared = self.global_step < self.stage.squared_error_steps
-        voxels = (weight * (10 * error.square() if squared else error.abs())).sum() / weight.sum()
-        if not self.config.line_weight:
-            return voxels
-        lines = line_errors(predicted, ct, self.config.spacing_mm)
-        return voxels + self.config.line_weight * sum(along.abs().mean() for along in lines) / len(lines)
-
-    @torch.no_grad()
-    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
-        """Once a step, before the optimiser moves the weights: their running mean, with the codebook as it is."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Once a step, after its last micro-batch: the weights, the codebook, then the running mean of both."""
+        super().optimizer_step(*args, **kwargs)
+        if self.follows:
+            self.follower.follow(self.trainer.strategy, self.config.seed + self.global_step)
         decay = min(self.config.average_decay, (1 + self.global_step) / (10 + self.global_step))
-        for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(current, 1 - decay)
+        with torch.no_grad():
+            for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(current, 1 - decay)
         self.average.quantize.load_state_dict(self.model.quantize.state_dict())
 
     def on_validation_start(self) -> None:
@@ -79,7 +116,7 @@ class Stage(lightning.LightningModule):
         if self.follower.started:
             latent, index = self.average.quantize(latent)
             self._used += torch.bincount(index.flatten(), minlength=len(self._used)).cpu()
-        decoded = self.average.decode(latent).float()
+        decoded = self.average.decode(latent).float().mean(dim=1, keepdim=True)
         lines = torch.cat([along.flatten() for along in line_errors(decoded, batch[1], self.config.spacing_mm)])
         predicted, hu = network_to_hu(decoded), network_to_hu(batch[1])
         error = (predicted - hu).abs()
@@ -134,11 +171,10 @@ class Encoder(Stage):
     latent_variance: Tensor
 
     def __init__(self, config: TrainingConfig, autoencoder: Autoencoder) -> None:
-        super().__init__(config, config.encoder, _with_pet_encoder(config, autoencoder.average))
+        model = _with_pet_encoder(config, autoencoder.average)
+        super().__init__(config, config.encoder, model, frozen=("decoder", "post_quant_conv"))
         self.follower.load_state_dict(autoencoder.follower.state_dict())
         self.teacher = copy.deepcopy(autoencoder.average).requires_grad_(False)
-        for part in (self.model.decoder, self.model.post_quant_conv):
-            part.requires_grad_(False)
         self.register_buffer("latent_variance", self.follower.codes.var(dim=0).mean().clone())
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -153,13 +189,38 @@ class Encoder(Stage):
 
 
 class PetToCt(Stage):
-    """Stage 3: encoder, codebook and decoder together."""
+    """PET -> CT: stage 3, with encoder, codebook and decoder together; or the only stage of the other modes.
 
-    def __init__(self, config: TrainingConfig, start: Stage | None = None) -> None:
-        model = VQAutoencoder(config.architecture) if start is None else copy.deepcopy(start.average)
-        super().__init__(config, config.joint, model.requires_grad_(True))
-        if start is not None:
-            self.follower.load_state_dict(start.follower.state_dict())
+    Args:
+        config: the recipe; its mode says what is frozen.
+        start: a network to go on from; None begins with random weights.
+        follower: state of the codebook's follower to go on from.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, start: VQAutoencoder | None = None, follower: dict[str, Tensor] | None = None
+    ) -> None:
+        model = VQAutoencoder(config.architecture) if start is None else copy.deepcopy(start)
+        super().__init__(config, config.joint, model, FROZEN[config.mode], codebook_started=start is not None)
+        if follower is not None:
+            self.follower.load_state_dict(follower)
+
+
+def initial_network(config: TrainingConfig, pretrained: VQAutoencoder) -> VQAutoencoder:
+    """A pre-trained autoencoder with the recipe's sizes: as it is, and with an adapter where the recipe has one.
+
+    Raises:
+        BundleError: the sizes differ in more than the adapter.
+    """
+    wanted, found = config.architecture, pretrained.architecture
+    if found.model_copy(update={"adapter_channels": wanted.adapter_channels}) != wanted:
+        raise BundleError(
+            f"expected a checkpoint of the recipe's architecture {wanted!r}, got {found!r}; set architecture and "
+            "normaliser in --config, or name another checkpoint"
+        )
+    model = VQAutoencoder(wanted)
+    model.load_state_dict({**model.state_dict(), **pretrained.state_dict()})
+    return model
 
 
 def _with_pet_encoder(config: TrainingConfig, autoencoder: VQAutoencoder) -> VQAutoencoder:
@@ -171,15 +232,6 @@ def _with_pet_encoder(config: TrainingConfig, autoencoder: VQAutoencoder) -> VQA
         state[first] = model.state_dict()[first]
     model.load_state_dict(state)
     return model
-
-
-def tissue_weight(ct: Tensor, config: TrainingConfig) -> Tensor:
-    """Weight of each pixel of a CT in network units: bone counts more, air less."""
-    hu = network_to_hu(ct)
-    weight = torch.ones_like(ct)
-    weight[hu < AIR_HU] = config.air_weight
-    weight[hu > BONE_HU] = config.bone_weight
-    return weight
 
 
 def warm_up_and_cosine(warm_up: int, steps: int) -> Callable[[int], float]:

@@ -1,24 +1,34 @@
-"""One training run: cohort in, checkpoints and metrics out."""
+"""One training run: cases in, checkpoints and metrics out."""
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..files import write_json
-from .config import TrainingConfig
-from .data import CaseData, case_folders
-from .module import Autoencoder, Encoder, PetToCt, Stage
+from ..model.autoencoder import VQAutoencoder
+from .cache import CachedCase
+from .config import FROM_CHECKPOINT, TrainingConfig
+from .data import CaseData
+from .module import Autoencoder, Encoder, PetToCt, Stage, initial_network
+from .previews import Previews
 
+StageT = TypeVar("StageT", bound=Stage)
+
+LAST_STAGE, METRICS = "3-joint", "metrics.json"
 VALIDATE_EVERY_STEPS = 1500
 SAVE_EVERY_STEPS = 250
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
@@ -31,55 +41,99 @@ EXPECTED_WARNINGS = (
 )
 
 
+@dataclass(frozen=True)
+class Machine:
+    """Where a run is computed, in Lightning's terms."""
+
+    devices: int | None = None  # processes: GPUs, or on a CPU of one thread each; None: all GPUs, or one process
+    nodes: int = 1
+    strategy: str = "auto"  # "ddp", "fsdp", ...
+    tensorboard: bool = False  # logs for it, instead of CSV
+
+    @property
+    def processes(self) -> int:
+        """That share the micro-batches of a step."""
+        gpus = torch.cuda.device_count()
+        return self.nodes * (self.devices or max(1, gpus))
+
+
 def train(
     config: TrainingConfig,
-    cohort: Path,
-    validation: Path,
+    training: list[CachedCase],
+    validation: list[CachedCase],
     output: Path,
     *,
-    processes: int = 1,
+    pretrained: VQAutoencoder | None = None,
+    machine: Machine = Machine(),
     resume: bool = False,
 ) -> Path:
-    """Trains a network in three stages, see `module`.
+    """Trains a network, see `module`.
 
     Args:
-        cohort: folder of case folders with nac.nii.gz and ct.nii.gz.
-        validation: likewise; never trained on.
-        output: receives `config.json` and a folder a stage with `last.ckpt`, `metrics.json` and `logs/`.
-        processes: data-parallel processes of one thread each on a CPU; must divide `config.micro_batches`.
-        resume: go on from the checkpoints in `output`.
+        config: the recipe.
+        training: cases to train on.
+        validation: cases that are never trained on.
+        output: receives `config.json` and a folder a stage with `last.ckpt`, `metrics.json`, `previews/` and `logs/`.
+        pretrained: to begin with, in the modes that need one.
+        machine: what computes.
+        resume: go on from the checkpoints in `output`; the result is that of an uninterrupted run.
 
     Returns:
         The path of the last stage's `last.ckpt`.
 
     Raises:
-        VolumeError: the cohort is empty or a file is unfit.
-        ValueError: the processes do not divide the micro-batches.
+        BundleError: the pre-trained network does not fit the recipe.
+        ValueError: the processes do not divide the micro-batches, or a pre-trained network is missing or unused.
     """
-    if config.micro_batches % processes:
-        raise ValueError(f"expected processes that divide {config.micro_batches} micro-batches, got {processes}")
+    if config.micro_batches % machine.processes:
+        raise ValueError(
+            f"expected processes that divide {config.micro_batches} micro-batches, got {machine.processes}"
+        )
+    if (config.mode in FROM_CHECKPOINT) != (pretrained is not None):
+        need = "needs one to begin with" if pretrained is None else "begins with none"
+        raise ValueError(
+            f"expected a checkpoint in the modes {', '.join(FROM_CHECKPOINT)}: the mode {config.mode} {need}"
+        )
+    start = None if pretrained is None else initial_network(config, pretrained)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
-    if processes > 1:
+    if machine.processes > 1 and not torch.cuda.is_available():
         torch.set_num_threads(1)
-    data = CaseData(case_folders(cohort), case_folders(validation), config)
+    data = CaseData(training, validation, config)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "config.json", config.model_dump())
+    write_json(output / "config.json", config.model_dump(mode="json"))
+    if config.mode != "staged":
+        return _fit(_seeded(lambda: PetToCt(config, start), config), data, output / LAST_STAGE, machine, resume)
+    autoencoder = _seeded(lambda: Autoencoder(config), config)
+    _fit(autoencoder, data, output / "1-autoencoder", machine, resume)
+    encoder = _seeded(lambda: Encoder(config, autoencoder), config)
+    _fit(encoder, data, output / "2-encoder", machine, resume)
+    joint = PetToCt(config, encoder.average, encoder.follower.state_dict())
+    return _fit(joint, data, output / LAST_STAGE, machine, resume)
+
+
+def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
+    """A stage whose random weights do not depend on what was done before, perhaps in another process."""
     lightning.seed_everything(config.seed, verbose=False)
-    autoencoder = Autoencoder(config)
-    _fit(autoencoder, data, output / "1-autoencoder", processes, resume)
-    encoder = Encoder(config, autoencoder)
-    _fit(encoder, data, output / "2-encoder", processes, resume)
-    joint = PetToCt(config, encoder)
-    return _fit(joint, data, output / "3-joint", processes, resume)
+    return make()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, whenever the process is killed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        super().save_checkpoint(checkpoint, temporary, storage_options)
+        os.replace(temporary, path)
 
 
 def _checkpoints(output: Path) -> ModelCheckpoint:
-    """Keeps `last.ckpt`, under that very name, also where an earlier run has left one."""
-    return ModelCheckpoint(output, save_last=True, every_n_train_steps=SAVE_EVERY_STEPS, enable_version_counter=False)
+    """Keeps `last.ckpt` alone, under that very name, also where an earlier run has left one."""
+    return ModelCheckpoint(output, filename="last", every_n_train_steps=SAVE_EVERY_STEPS, enable_version_counter=False)
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Without Lightning's advice on what is meant here as it is."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -88,13 +142,17 @@ def _quiet_lightning() -> Iterator[None]:
         yield
 
 
-@_quiet_lightning()
-def _fit(stage: Stage, data: CaseData, output: Path, processes: int, resume: bool) -> Path:
-    accumulate = stage.config.micro_batches // processes
+@quiet_lightning()
+def _fit(stage: Stage, data: CaseData, output: Path, machine: Machine, resume: bool) -> Path:
+    accumulate = stage.config.micro_batches // machine.processes
+    logger: Logger = TensorBoardLogger(output, "logs") if machine.tensorboard else CSVLogger(output, "logs")
+    on_cpu = machine.devices is not None and not torch.cuda.is_available()
     trainer = lightning.Trainer(
-        accelerator="cpu" if processes > 1 else "auto",
-        devices=processes if processes > 1 else "auto",
-        strategy="ddp" if processes > 1 else "auto",
+        accelerator="cpu" if on_cpu else "auto",
+        devices=machine.devices or "auto",
+        num_nodes=machine.nodes,
+        strategy="ddp" if machine.strategy == "auto" and machine.processes > 1 else machine.strategy,
+        plugins=[WholeCheckpoints()],
         max_steps=stage.stage.steps,
         precision=stage.config.precision,
         accumulate_grad_batches=accumulate,
@@ -103,8 +161,8 @@ def _fit(stage: Stage, data: CaseData, output: Path, processes: int, resume: boo
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=50,
-        logger=CSVLogger(output, name="logs"),
-        callbacks=[_checkpoints(output)],
+        logger=logger,
+        callbacks=[_checkpoints(output), Previews(output / "previews")],
         enable_model_summary=False,
     )
     last = output / "last.ckpt"
@@ -112,5 +170,5 @@ def _fit(stage: Stage, data: CaseData, output: Path, processes: int, resume: boo
     trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
     trainer.validate(stage, data, verbose=False)
     if trainer.is_global_zero:
-        write_json(output / "metrics.json", {name: float(value) for name, value in trainer.callback_metrics.items()})
+        write_json(output / METRICS, {name: float(value) for name, value in trainer.callback_metrics.items()})
     return last

@@ -1,0 +1,101 @@
+"""What `sctrt train` was asked for -> recipe, cases, and one run or one a fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model.autoencoder import VQAutoencoder
+from ..model.checkpoint import load_autoencoder
+from . import recipes
+from .cache import CachedCase, cache_cohort
+from .cohort import CohortError
+from .config import FROM_CHECKPOINT, Mode, TrainingConfig, fine_tuning
+from .folds import cross_validate
+from .train import Machine, train
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for."""
+
+    cohort: Path
+    validation: Path | None  # this or folds
+    folds: int | None
+    fold: int | None
+    mode: Mode | None
+    init: Path | None
+    config: str | None  # recipe or JSON file
+    steps: int | None
+    seed: int | None
+    cache: Path
+
+
+def run_training(request: Request, output: Path, machine: Machine, resume: bool, say: Say) -> list[Path]:
+    """Reads and checks all cases, then trains.
+
+    Returns:
+        The checkpoint, or one a fold.
+
+    Raises:
+        CohortError: cases are unfit; all are listed, and nothing was trained.
+        BundleError: the checkpoint to begin with is unreadable or does not fit.
+        ValueError: the recipe is not valid, or does not fit what else was asked for.
+    """
+    pretrained = load_autoencoder(request.init) if request.init else None
+    config = recipe_of(request, pretrained)
+    cases, validation = _cases(request, config, say)
+
+    def train_fold(training: list[CachedCase], held_out: list[CachedCase], place: Path) -> Path:
+        say(f"{place}: {len(training)} cases to train on, {len(held_out)} to validate on")
+        return train(config, training, held_out, place, pretrained=pretrained, machine=machine, resume=resume)
+
+    if request.folds is None:
+        return [train_fold(cases, validation, output)]
+    return cross_validate(config, cases, request.folds, output, train_fold, request.fold)
+
+
+def recipe_of(request: Request, pretrained: VQAutoencoder | None) -> TrainingConfig:
+    """The recipe that was named, or that of the mode, with what was said besides it."""
+    if request.config:
+        config = recipes.load_config(request.config)
+        config = _changed(config, {"mode": request.mode} if request.mode else {})
+    elif pretrained is not None:
+        mode = request.mode or "no-frozen"
+        if mode not in FROM_CHECKPOINT:
+            raise ValueError(f"expected a mode that begins with --init ({', '.join(FROM_CHECKPOINT)}), got {mode}")
+        config = fine_tuning(mode, pretrained.architecture)
+    else:
+        config = TrainingConfig(mode=request.mode or "staged")
+    if request.steps is not None:
+        config = _changed(config, {"joint": config.joint.model_copy(update={"steps": request.steps})})
+    return config if request.seed is None else _changed(config, {"seed": request.seed})
+
+
+def _changed(config: TrainingConfig, values: dict) -> TrainingConfig:
+    """With other values, validated anew."""
+    return TrainingConfig.model_validate({**dict(config), **values})
+
+
+def _cases(request: Request, config: TrainingConfig, say: Say) -> tuple[list[CachedCase], list[CachedCase]]:
+    """The cases to train on and those to validate on; what is wrong with either is said at once."""
+    found: list[list[CachedCase]] = []
+    problems: list[str] = []
+    cohorts = [request.cohort] if request.validation is None else [request.cohort, request.validation]
+    for cohort in cohorts:
+        try:
+            found.append(cache_cohort(cohort, request.cache, config.spacing_mm, say))
+        except CohortError as error:
+            problems += error.problems
+    if problems:
+        raise CohortError(request.cohort, problems)
+    if request.validation is None:
+        return found[0], []
+    shared = {case.patient for case in found[0]} & {case.patient for case in found[1]}
+    if shared:
+        listed = [f"patient {patient} stands in both cohorts" for patient in sorted(shared)]
+        raise CohortError(request.validation, listed)
+    return found[0], found[1]
