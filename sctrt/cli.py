@@ -393,6 +393,62 @@ def train(
 
 
 @app.command()
+def pretrain(
+    images: Annotated[Path, typer.Argument(help="Folder of photographs (jpg, png, webp, ...), read recursively.")],
+    output: OutputOption,
+    config: Annotated[Path | None, typer.Option(help="JSON of a recipe; default: a small network.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last.ckpt.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's.")] = None,
+) -> None:
+    """Pre-trains an autoencoder on photographs: RGB in, the same RGB out, through the codebook."""
+    _need("lightning", "pre-training", "train")
+    _need("PIL", "pre-training", "train")
+    from .training.pretrain import pretrain as run
+    from .training.pretrain import recipe_for
+
+    _check_folder(output)
+    try:
+        checkpoint = run(recipe_for(config, output, steps, resume), images, output, resume=resume, say=_say)
+    except (ValueError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+    _say(f"{checkpoint}: compare it with others by sctrt select {checkpoint} --cohort FOLDER")
+
+
+@app.command()
+def select(
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(metavar="CHECKPOINT...", help="Of sctrt pretrain or train, bundles, published ones."),
+    ],
+    cohort: Annotated[Path, typer.Option(help="Folder of CTs (HU): NAME/ct.nii.gz, or NAME.nii.gz.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where all numbers go, JSON.")] = None,
+    fine_tune: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Also measure after fine-tuning on half of the patients.")
+    ] = 0,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, max=1, help="Of the fine-tuning.")] = 1e-5,
+    every: Annotated[int, typer.Option(min=1, help="N-th slice that is measured.")] = 8,
+    spacing_mm: Annotated[
+        float, typer.Option(min=0.3, max=20, help="Voxel size that CTs are resampled to [mm].")
+    ] = 4.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split by patient, and of the fine-tuning.")] = 0,
+) -> None:
+    """Compares autoencoders by how well they reconstruct CTs, as they are and fine-tuned: the paper's CT-to-CT test."""
+    _need("lightning", "comparing autoencoders", "train")
+    from .files import write_json
+    from .training import selection
+
+    _check_outputs(cohort, {output: (".json",)})
+    options = {"learning_rate": learning_rate, "every": every, "spacing_mm": spacing_mm, "seed": seed}
+    report = selection.select(checkpoints, cohort, fine_tune_steps=fine_tune, **options, say=_say)
+    out.print(selection.table_of(report))
+    if output:
+        write_json(output, {"sctrt": _version(), "command": " ".join(sys.argv), **report})
+    failed = [one["checkpoint"] for one in report["candidates"] if "failed" in one]
+    if failed:
+        raise BundleError(f"{len(failed)} of {len(checkpoints)} candidates were left out: {', '.join(failed)}")
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Of sctrt train, CompVis (.ckpt) or diffusers (.safetensors).")],
     output: OutputOption,

@@ -67,6 +67,7 @@ HEAVY = {
     "onnx": ("model/export.py", "engines/network.py"),
     "onnxscript": ("model/export.py",),
     "safetensors": ("model/",),
+    "PIL": ("training/photographs.py",),
     "openvino": ("engines/openvino.py",),
     "onnxruntime": ("engines/onnxruntime.py",),
     "tensorrt": ("engines/tensorrt.py",),

@@ -1,7 +1,8 @@
-"""Weights in and out: CompVis and diffusers checkpoints, bundles, and the folding of grey channels."""
+"""Weights in and out: CompVis and diffusers checkpoints, our own runs, bundles, and the folding of grey channels."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from .. import bundle as bundles
 from ..bundle import Architecture, Bundle
 from ..errors import BundleError
 from .autoencoder import VQAutoencoder
@@ -32,6 +34,7 @@ DIFFUSERS_TO_COMPVIS = (
 TRAINING_PREFIXES = ("loss.", "model_ema.")  # of CompVis checkpoints: not part of the autoencoder
 # Checkpoints of PyTorch Lightning before 1.5, CompVis's among them, name this class, which has no part in the weights.
 LIGHTNING_CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+AVERAGE = "average."  # of our own runs: the running mean of the weights, which is their result
 MAX_MESSAGE = 400  # characters: PyTorch lists every name
 
 
@@ -171,3 +174,60 @@ def load_bundle_weights(bundle: Bundle) -> VQAutoencoder:
     """The bundle's network in PyTorch, fp32."""
     state = {name: value.float() for name, value in read_tensors(bundle.weights).items()}
     return load_strictly(VQAutoencoder(bundle.manifest.architecture), state, bundle.weights)
+
+
+def recipe_of(checkpoint: Path) -> dict[str, Any] | None:
+    """The recipe of the training or pre-training that a checkpoint belongs to; None where it belongs to none."""
+    try:
+        recipe = json.loads((checkpoint.absolute().parent.parent / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(recipe, dict):
+        return None
+    ours = {"architecture", "normaliser", "spacing_mm"}, {"architecture", "crop", "average_decay"}
+    return recipe if any(recipe.keys() >= keys for keys in ours) else None
+
+
+def load_trained(checkpoint: Path, recipe: dict[str, Any]) -> tuple[VQAutoencoder, dict[str, Any]]:
+    """The averaged network of a training or pre-training, and its recipe with the step that it has reached.
+
+    Raises:
+        BundleError: the checkpoint is unreadable, or it and the recipe are not of one network.
+    """
+    content = read_tensors(checkpoint)
+    try:
+        state = {k.removeprefix(AVERAGE): v for k, v in content["state_dict"].items() if k.startswith(AVERAGE)}
+        model = VQAutoencoder(Architecture.model_validate(recipe["architecture"]))
+        recipe = {**recipe, "steps_done": content["global_step"]}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BundleError(f"{checkpoint} and its config.json are not of a training run: {error!r}") from error
+    return load_strictly(model, state, checkpoint), recipe
+
+
+def load_autoencoder(path: str | Path) -> VQAutoencoder:
+    """An autoencoder from whatever holds one, fp32, on the CPU.
+
+    Args:
+        path: `last.ckpt` of a training's or pre-training's stage (`config.json` lies in the folder above it), a bundle
+            NAME.sctrt or its `weights.safetensors`, a CompVis `.ckpt`, or a diffusers `.safetensors`.
+
+    Raises:
+        BundleError: missing, unreadable, or no autoencoder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BundleError(f"expected a checkpoint or a bundle, found nothing at {path}; check the path")
+    if path.is_dir():
+        if not (path / bundles.MANIFEST).is_file():
+            raise BundleError(
+                f"expected a checkpoint or a bundle NAME.sctrt, got the folder {path}; of a run, pass the last.ckpt "
+                "of one of its stages"
+            )
+        return load_bundle_weights(bundles.load(path))
+    if path.name == bundles.WEIGHTS and (path.parent / bundles.MANIFEST).is_file():
+        return load_bundle_weights(bundles.load(path.parent))
+    recipe = recipe_of(path)
+    if recipe is not None:
+        return load_trained(path, recipe)[0]
+    state = read_checkpoint(path)
+    return load_strictly(VQAutoencoder(architecture_of(state)), state, path).float()

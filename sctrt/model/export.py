@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import shutil
@@ -20,12 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import bundle as bundles
-from ..bundle import Architecture, Bundle, Manifest, Normaliser
+from ..bundle import Bundle, Manifest, Normaliser
 from ..errors import BundleError
 from ..preprocess import AIR_INPUT
 from ..units import HU_MAX, HU_MIN
 from .autoencoder import VQAutoencoder
-from .checkpoint import architecture_of, fold_grey, load_strictly, read_checkpoint, read_tensors
+from .checkpoint import architecture_of, fold_grey, load_strictly, load_trained, read_checkpoint, recipe_of
 
 OPSET = 21  # 23 and later emit Attention, which TensorRT-RTX cannot build at head dimension 512
 SAMPLE_SIDE = 32  # latents; only traced
@@ -241,10 +240,10 @@ def export_checkpoint(
     """Makes a bundle of a checkpoint file.
 
     Args:
-        checkpoint: `last.ckpt` of a training run's stage (`config.json` lies in the folder above it), or a published
-            autoencoder.
+        checkpoint: `last.ckpt` of a stage of a training or pre-training (`config.json` lies in the folder above it), or
+            a published autoencoder.
         path: ends in .sctrt.
-        spacing_mm: of a published network's volumes; a training run knows its own.
+        spacing_mm: of the volumes of a published network or of a pre-training; a training run knows its own.
         half_weights: store weights in fp16.
         provenance: is added to what the manifest says of the training.
         licence: of the weights.
@@ -253,11 +252,12 @@ def export_checkpoint(
     Raises:
         BundleError: not readable, or no autoencoder.
     """
-    recipe = _recipe_of(checkpoint)
+    recipe = recipe_of(checkpoint)
     if recipe is not None:
         model, recipe = load_trained(checkpoint, recipe)
         training = {"config": recipe, "checkpoint_sha256": bundles.sha256(checkpoint)}
-        normaliser, spacing_mm = Normaliser.model_validate(recipe["normaliser"]), recipe["spacing_mm"]
+        normaliser = Normaliser.model_validate(recipe.get("normaliser", {}))  # photographs have none, nor a spacing
+        spacing_mm = recipe.get("spacing_mm", spacing_mm)
     else:
         state = read_checkpoint(checkpoint)
         model = load_strictly(VQAutoencoder(architecture_of(state)), state, checkpoint)
@@ -273,31 +273,3 @@ def export_checkpoint(
         licence=licence,
         intended_use=intended_use,
     )
-
-
-def _recipe_of(checkpoint: Path) -> dict[str, Any] | None:
-    """The recipe of the training run that a checkpoint belongs to; None where it belongs to none."""
-    try:
-        recipe = json.loads((checkpoint.absolute().parent.parent / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return (
-        recipe if isinstance(recipe, dict) and recipe.keys() >= {"architecture", "normaliser", "spacing_mm"} else None
-    )
-
-
-def load_trained(checkpoint: Path, recipe: dict[str, Any]) -> tuple[VQAutoencoder, dict[str, Any]]:
-    """The averaged network of a training run, and its recipe with the step that it has reached.
-
-    Raises:
-        BundleError: the checkpoint is unreadable, or it and the recipe are not of one network.
-    """
-    content = read_tensors(checkpoint)
-    prefix = "average."
-    try:
-        state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
-        model = VQAutoencoder(Architecture.model_validate(recipe["architecture"]))
-        recipe = {**recipe, "steps_done": content["global_step"]}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BundleError(f"{checkpoint} and its config.json are not of a training run: {error!r}") from error
-    return load_strictly(model, state, checkpoint), recipe

@@ -1,0 +1,185 @@
+"""One pre-training: photographs in, checkpoint and metrics out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import VolumeError
+from ..files import write_json
+from .checkpoint_io import WholeCheckpointIO
+from .photographs import NO_IMAGE, CentreCrops, Photographs, RandomCrops, prepare, save_preview
+from .pretrain_config import PretrainConfig
+from .pretrain_module import Pretraining
+
+STAGE = "1-photographs"
+CONFIG, LISTED, LAST = "config.json", "photographs.json", "last.ckpt"
+CACHE = "cache"
+VALIDATE_EVERY_STEPS = 500
+SAVE_EVERY_STEPS = 250
+LOG_EVERY_STEPS = 50
+PREVIEWED = 8  # photographs
+LEFT_OUT_SAID = 5  # files that are named on the terminal; the JSON has all
+EXPECTED_WARNINGS = (
+    r"Checkpoint directory .* exists and is not empty",  # the logger has made it, or the run is resumed
+    r"The dirpath has changed",  # the run's folder was moved
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning with PyTorch of its own day
+    r"The '\w+' does not have many workers",  # crops are cut from memory maps
+)
+
+
+def recipe_for(config: Path | None, output: Path, steps: int | None, resume: bool) -> PretrainConfig:
+    """The recipe of a run: that of the run to be resumed, else the file's, else the default, with `steps` if given.
+
+    Raises:
+        ValueError: not a recipe, or another one than that of the run to be resumed.
+        FileNotFoundError: there is no such file.
+    """
+    given = PretrainConfig.model_validate_json(config.read_bytes()) if config else None
+    begun = output / CONFIG
+    recipe = given or PretrainConfig()
+    if resume and begun.exists():
+        recipe = PretrainConfig.model_validate_json(begun.read_bytes())
+        if given and given.model_copy(update={"steps": recipe.steps}) != recipe:
+            raise ValueError(f"{config} is another recipe than that of {begun}; leave --config out, or start a new run")
+        steps = steps or (given.steps if given else None)
+    return PretrainConfig.model_validate({**recipe.model_dump(), "steps": steps}) if steps else recipe
+
+
+def pretrain(
+    config: PretrainConfig,
+    images: Path,
+    output: Path,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Trains an autoencoder on photographs.
+
+    Args:
+        config: the recipe.
+        images: folder of photographs.
+        output: receives `config.json`, `photographs.json` (which are used, which are left out and why), `cache/`, and
+            `1-photographs/` with `last.ckpt`, `metrics.json`, `logs/` and `previews/`.
+        resume: go on from `last.ckpt`; on one thread the weights end as if nothing had stopped the run.
+        say: called with lines of progress.
+
+    Returns:
+        The path of `last.ckpt`.
+
+    Raises:
+        VolumeError: there are too few photographs, or others than those that the resumed run began with.
+        ValueError: `output` holds a run and `resume` is not given.
+    """
+    last = output / STAGE / LAST
+    if last.exists() and not resume:
+        raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
+    photographs = prepare(images, output / CACHE, config.crop, say)
+    _say_what_is_used(photographs, output, say)
+    if last.exists():
+        _check_the_same(photographs, output / LISTED)
+    write_json(output / CONFIG, config.model_dump())
+    write_json(output / LISTED, _listed(photographs))
+    lightning.seed_everything(config.seed, verbose=False)
+    return _fit(Pretraining(config), CropData(photographs, config), output / STAGE, last if last.exists() else None)
+
+
+def _say_what_is_used(photographs: Photographs, output: Path, say: Callable[[str], None]) -> None:
+    images = {name: why for name, why in photographs.left_out.items() if why != NO_IMAGE}
+    say(
+        f"{len(photographs.training)} photographs to train on, {len(photographs.validation)} to validate on; left out: "
+        f"{len(images)} images and {len(photographs.left_out) - len(images)} files that are none, see {output / LISTED}"
+    )
+    for name, why in list(images.items())[:LEFT_OUT_SAID]:
+        say(f"left out: {name}: {why}")
+
+
+def _listed(photographs: Photographs) -> dict[str, dict[str, str]]:
+    training, validation = ({p.sha256: p.name for p in part} for part in (photographs.training, photographs.validation))
+    return {"training": training, "validation": validation, "left_out": photographs.left_out}
+
+
+def _check_the_same(photographs: Photographs, listed: Path) -> None:
+    """What a step sees is drawn from all photographs: with others, a resumed run would be another run."""
+    begun = json.loads(listed.read_bytes())["training"].keys()
+    now = {one.sha256 for one in photographs.training}
+    if begun != now:
+        raise VolumeError(
+            f"expected the {len(begun)} photographs that the run began with, got {len(now & begun)} of them and "
+            f"{len(now - begun)} others; give the same folder, or start a new run"
+        )
+
+
+class CropData(lightning.LightningDataModule):
+    """Crops to train on from the step that has been reached, and to validate on."""
+
+    def __init__(self, photographs: Photographs, config: PretrainConfig) -> None:
+        super().__init__()
+        self.photographs, self.config = photographs, config
+        self.crops = RandomCrops(photographs.training, config.crop, config.batch, config.seed)
+
+    def train_dataloader(self) -> DataLoader:
+        step = self.trainer.global_step if self.trainer else 0
+        self.crops.first = step * self.config.micro_batches
+        return DataLoader(self.crops, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(CentreCrops(self.photographs.validation, self.config.crop), batch_size=self.config.batch)
+
+
+class Previews(Callback):
+    """A PNG at each validation: the first held-out photographs over their reconstructions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Tensor, batch_idx: int, *_: Any
+    ) -> None:
+        if batch_idx == 0 and trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"step_{trainer.global_step:06d}.png"
+            save_preview(path, batch[:PREVIEWED], outputs[:PREVIEWED])
+
+
+def _fit(module: Pretraining, data: CropData, output: Path, resume_from: Path | None) -> Path:
+    last = output / LAST
+    for unfinished in output.glob(".sctrt-*.tmp"):  # of a run that was killed as it wrote
+        unfinished.unlink()
+    checkpoints = ModelCheckpoint(
+        output, filename=last.stem, every_n_train_steps=SAVE_EVERY_STEPS, enable_version_counter=False
+    )
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        trainer = lightning.Trainer(
+            devices=1,
+            max_steps=module.config.steps,
+            precision=module.config.precision,
+            accumulate_grad_batches=module.config.micro_batches,
+            gradient_clip_val=1.0,  # so that the module is asked to clip
+            val_check_interval=VALIDATE_EVERY_STEPS * module.config.micro_batches,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=LOG_EVERY_STEPS,
+            logger=CSVLogger(output, name="logs"),
+            callbacks=[checkpoints, Previews(output / "previews")],
+            plugins=[WholeCheckpointIO()],
+            enable_model_summary=False,
+        )
+        trainer.fit(module, data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
+        trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
+        trainer.validate(module, data, verbose=False)
+    write_json(output / "metrics.json", {name: float(value) for name, value in trainer.callback_metrics.items()})
+    return last
