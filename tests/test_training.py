@@ -470,7 +470,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_weights(finished, cases, tmp_pa
     """Cut off three times, just before or after a checkpoint is written, once as the codebook is about to start."""
     monkeypatch.setattr(training, "SAVE_EVERY_STEPS", 4)
     monkeypatch.setattr(training, "VALIDATE_EVERY_STEPS", 8)
-    save = training.WholeCheckpoints.save_checkpoint
+    save = training.WholeCheckpointIO.save_checkpoint
     saves = [0]
 
     def cut_off(self, *arguments, **options):
@@ -481,7 +481,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_weights(finished, cases, tmp_pa
         if saves[0] in (2, 8, 14):
             raise Killed
 
-    monkeypatch.setattr(training.WholeCheckpoints, "save_checkpoint", cut_off)
+    monkeypatch.setattr(training.WholeCheckpointIO, "save_checkpoint", cut_off)
     for _ in range(3):
         with pytest.raises(Killed):
             run(TINY, cases, tmp_path, resume=True)

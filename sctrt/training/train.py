@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..files import write_json
 from ..model.autoencoder import VQAutoencoder
 from .cache import CachedCase
+from .checkpoint_io import WholeCheckpointIO
 from .config import FROM_CHECKPOINT, TrainingConfig
 from .data import CaseData
 from .module import Autoencoder, Encoder, PetToCt, Stage, initial_network
@@ -117,16 +116,6 @@ def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
     return make()
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are there whole or not at all, whenever the process is killed."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        super().save_checkpoint(checkpoint, temporary, storage_options)
-        os.replace(temporary, path)
-
-
 def _checkpoints(output: Path) -> ModelCheckpoint:
     """Keeps `last.ckpt` alone, under that very name, also where an earlier run has left one."""
     return ModelCheckpoint(output, filename="last", every_n_train_steps=SAVE_EVERY_STEPS, enable_version_counter=False)
@@ -152,7 +141,7 @@ def _fit(stage: Stage, data: CaseData, output: Path, machine: Machine, resume: b
         devices=machine.devices or "auto",
         num_nodes=machine.nodes,
         strategy="ddp" if machine.strategy == "auto" and machine.processes > 1 else machine.strategy,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpointIO()],
         max_steps=stage.stage.steps,
         precision=stage.config.precision,
         accumulate_grad_batches=accumulate,

@@ -1,0 +1,85 @@
+"""Cross-validation: a patient stands in one fold, whatever its scans; and nothing of one fold reaches another."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+pytest.importorskip("lightning")
+
+from sctrt.training.cache import CachedCase
+from sctrt.training.config import TrainingConfig
+from sctrt.training.folds import cross_validate, split, summary
+from sctrt.training.train import LAST_STAGE, METRICS
+
+CONFIG = TrainingConfig(seed=5)
+PATIENTS = st.lists(st.integers(0, 30).map(str), min_size=6, max_size=40).filter(lambda p: len(set(p)) >= 5)
+
+
+def case(patient, name):
+    empty = np.zeros((1, 1, 1))
+    return CachedCase(patient, name, empty, empty, np.eye(4), (slice(1), slice(1), slice(1)))
+
+
+@given(PATIENTS, st.integers(2, 5), st.integers(0, 99))
+def test_every_patient_stands_in_one_fold(patients, folds, seed):
+    parts = split(patients, folds, seed)
+    assert sorted(p for part in parts for p in part) == sorted(set(patients))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert split(patients[::-1], folds, seed) == parts  # the order of files does not matter
+
+
+@given(PATIENTS, st.integers(2, 5))
+def test_no_patient_is_trained_and_validated_on(tmp_path_factory, patients, folds):
+    cases = [case(patient, f"{patient}/{i}") for i, patient in enumerate(patients)]
+    held_out = []
+
+    def train_fold(training, validation, place):
+        assert {c.patient for c in training}.isdisjoint({c.patient for c in validation})
+        assert len(training) + len(validation) == len(cases) and training and validation
+        listed = json.loads((place / "cases.json").read_text())
+        assert listed == {"training": [c.name for c in training], "validation": [c.name for c in validation]}
+        held_out.extend(c.name for c in validation)
+        return place / "last.ckpt"
+
+    output = tmp_path_factory.mktemp("folds")
+    found = cross_validate(CONFIG, cases, folds, output, train_fold)
+    assert [path.parent.name for path in found] == [f"fold-{i}" for i in range(folds)]
+    assert sorted(held_out) == sorted(c.name for c in cases)  # each case is held out once
+
+
+def test_one_fold_alone_is_the_same_fold(tmp_path):
+    cases = [case(str(i), str(i)) for i in range(10)]
+    seen = {}
+
+    def train_fold(training, validation, place):
+        seen.setdefault(place.name, []).append([c.name for c in validation])
+        return place
+
+    cross_validate(CONFIG, cases, 5, tmp_path, train_fold)
+    cross_validate(CONFIG, cases, 5, tmp_path, train_fold, only=3)
+    assert seen["fold-3"][0] == seen["fold-3"][1] and all(len(v) == 1 for k, v in seen.items() if k != "fold-3")
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+def test_folds_that_cannot_be_are_refused(folds):
+    with pytest.raises(ValueError, match="no more than the 3 patients"):
+        split(["a", "b", "b", "c"], folds, 0)
+
+
+def test_the_summary_has_mean_and_spread_of_what_is_done(tmp_path):
+    values = {0: 50.0, 2: 62.0, 3: 56.0}
+    for fold, mae in values.items():
+        place = tmp_path / f"fold-{fold}" / LAST_STAGE
+        place.mkdir(parents=True)
+        (place / METRICS).write_text(json.dumps({"val/mae_body": mae}))
+    (tmp_path / "fold-1" / "1-autoencoder").mkdir(parents=True)
+    (tmp_path / "fold-1" / "1-autoencoder" / METRICS).write_text('{"val/mae_body": 1.0}')  # not there yet
+    found = summary(tmp_path, 5)
+    assert found["done"] == [0, 2, 3]
+    measure = found["measures"]["val/mae_body"]
+    assert measure["mean"] == pytest.approx(56) and measure["sd"] == pytest.approx(6)
+    assert summary(tmp_path, 1)["measures"]["val/mae_body"]["sd"] is None
