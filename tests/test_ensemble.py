@@ -509,3 +509,85 @@ def test_where_one_model_is_expected_an_ensemble_is_explained(three, pet):
     for use in (bundles.load, Synthesizer):
         with pytest.raises(BundleError, match=message):
             use(three.path)
+
+
+# The command line
+
+
+@pytest.fixture
+def pet_file(pet, tmp_path):
+    pet.save(tmp_path / "nac.nii.gz")
+    return tmp_path / "nac.nii.gz"
+
+
+def test_the_command_makes_an_ensemble(run, folds, three, tmp_path):
+    code, _, said = run("ensemble", *folds, "-o", tmp_path / "three.sctrt")
+    assert code == 0, said
+    assert "3 models" in said and three.fingerprint[:16] in said  # the same as by Python
+    assert ensemble_bundle.load(tmp_path / "three.sctrt").fingerprint == three.fingerprint
+
+
+@pytest.mark.parametrize(("count", "name", "code"), [(1, "m.sctrt", 3), (0, "m.sctrt", 2), (2, "m.json", 2)])
+def test_the_command_refuses_in_one_paragraph(run, folds, tmp_path, count, name, code):
+    given_code, _, said = run("ensemble", *folds[:count], "-o", tmp_path / name)
+    assert given_code == code and "Traceback" not in said
+    assert code == 2 or ("expected 2 models or more" in said and len(said.strip().splitlines()) == 1)
+    assert leftovers(tmp_path) == []
+
+
+def test_the_command_refuses_damaged_members(run, folds, tmp_path):
+    damaged = shutil.copytree(folds[1], tmp_path / "damaged.sctrt")
+    (damaged / "decoder.onnx").unlink()
+    code, _, said = run("ensemble", folds[0], damaged, "-o", tmp_path / "m.sctrt")
+    assert code == 3 and "lacks its file 'decoder.onnx'" in said
+    assert leftovers(tmp_path) == ["damaged.sctrt"]
+
+
+def test_synthesize_takes_an_ensemble(run, pet_file, three, result, tmp_path):
+    ct, mu, uncertainty, preview, report = (
+        tmp_path / name for name in ("ct.nii", "mu.nii", "u.nii", "p.png", "r.json")
+    )
+    code, _, said = run(
+        *("synthesize", pet_file, "-o", ct, "--model", three.path, "--mu-map", mu, "--uncertainty", uncertainty),
+        *("--preview", preview, "--report", report),
+    )
+    assert code == 0, said
+    assert "fold-0 axial: started" in said and "fold-2 sagittal: done" in said and "with openvino (first of" in said
+    np.testing.assert_array_equal(nifti.load(ct).array, result.ct.array)
+    np.testing.assert_array_equal(nifti.load(uncertainty).array, result.uncertainty.array)
+    assert nifti.load(mu).array.max() > 0 and preview.read_bytes()[:4] == b"\x89PNG"
+    assert [member["name"] for member in json.loads(report.read_text())["ensemble"]["members"]] == FOLDS
+
+
+def test_the_spread_is_that_of_the_folds_even_of_one_plane_alone(run, pet_file, three, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr("sctrt.preview.save_preview", lambda *_, spread_of: titles.append(spread_of))
+    outputs = ("-o", tmp_path / "ct.nii", "--uncertainty", tmp_path / "u.nii", "--preview", tmp_path / "p.png")
+    code, _, said = run("synthesize", pet_file, *outputs, "--model", three.path, "--fusion", "axial")
+    assert code == 0, said
+    assert nifti.load(tmp_path / "u.nii").array.max() > 10 and titles == ["folds"]
+
+
+def test_the_plan_is_that_of_each_member(run, pet_file, three, tmp_path):
+    code, printed, said = run("synthesize", pet_file, "--model", three.path, "--plan")
+    assert code == 0, said
+    assert all(str(member.path) in printed for member in three.members)
+    assert len(re.findall(r"axial +\d+ +\d+ x \d+", printed)) == 3
+
+
+def test_a_damaged_ensemble_ends_with_3_and_nothing_written(run, pet_file, copy, tmp_path):
+    shutil.rmtree(copy / "fold-2.sctrt")
+    code, _, said = run("synthesize", pet_file, "-o", tmp_path / "ct.nii.gz", "--model", copy)
+    assert code == 3 and "lacks its member fold-2.sctrt" in said and len(said.strip().splitlines()) == 1
+    assert leftovers(tmp_path, "nac.nii.gz", "copy.sctrt") == []
+
+
+def test_commands_for_one_model_explain_what_an_ensemble_is(run, pet_file, nac_body, pet, three, tmp_path):
+    nac_body.ct(pet).save(tmp_path / "ct.nii.gz")
+    for command in (
+        ("build-engine", three.path),
+        ("examine", pet_file, tmp_path / "ct.nii.gz", "--model", three.path),
+    ):
+        code, _, said = run(*command)
+        assert code == 3 and "an ensemble of several; name one of the folders in it" in said, command
+        assert len(said.strip().splitlines()) == 1
