@@ -11,12 +11,14 @@ from .errors import BundleError, DeviceError, EngineError, SctrtError, VolumeErr
 from .volume import Volume
 
 if TYPE_CHECKING:
-    from .pipeline import Synthesis, Synthesizer, synthesize
+    from .ensemble import Ensemble, synthesize
+    from .pipeline import Synthesis, Synthesizer
 
 __all__ = [
     "BundleError",
     "DeviceError",
     "EngineError",
+    "Ensemble",
     "SctrtError",
     "Synthesis",
     "Synthesizer",
@@ -28,6 +30,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The pipeline when it is asked for: the kernels alone, `sctrt.ops`, need NumPy and nothing else."""
-    if name in ("Synthesis", "Synthesizer", "synthesize"):
+    if name in ("Synthesis", "Synthesizer"):
         return getattr(import_module(".pipeline", __name__), name)
+    if name in ("Ensemble", "synthesize"):
+        return getattr(import_module(".ensemble", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

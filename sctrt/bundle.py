@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,31 @@ from .files import replaced_when_whole
 FORMAT_VERSION = 1
 DEFAULT_MODEL = "phantom-small"
 MANIFEST = "manifest.json"
+ENSEMBLE = "ensemble.json"  # in its place where the folder holds several models: see ensemble_bundle.py
 ENCODER = "encoder.onnx"
 DECODER = "decoder.onnx"
 CODEBOOK = "codebook.npy"
 WEIGHTS = "weights.safetensors"
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What a manifest is made of: no unknown fields, no NaN, no change afterwards."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Architecture(_Strict):
+class Signed(Strict):
+    """The manifest of a folder; it has the fields `format_version` and `digest`, SHA-256 of all others."""
+
+    def own_digest(self) -> str:
+        """What `digest` has to be."""
+        return hashlib.sha256(self.model_copy(update={"digest": ""}).model_dump_json().encode()).hexdigest()
+
+
+SignedManifest = TypeVar("SignedManifest", bound=Signed)
+
+
+class Architecture(Strict):
     """Widths of the vector-quantised autoencoder; the defaults are LDM's `vq-f4`."""
 
     channels: int = Field(default=128, ge=1)
@@ -58,7 +72,7 @@ class Architecture(_Strict):
         return 2 ** (len(self.multipliers) - 1)
 
 
-class Normaliser(_Strict):
+class Normaliser(Strict):
     """How a PET volume becomes the network's input; the same in training and inference.
 
     The PET is divided by the median of its Otsu body, then compressed by 2 r^p / (1 + r^p) - 1.
@@ -78,7 +92,7 @@ class Normaliser(_Strict):
         return len(self.scales) + 2 * self.position
 
 
-class Manifest(_Strict):
+class Manifest(Signed):
     """What `manifest.json` holds."""
 
     format_version: int
@@ -93,10 +107,6 @@ class Manifest(_Strict):
     training: dict[str, Any]  # provenance: cohort, domain, steps, seed, command, commit, held-out numbers
     files: dict[str, str]  # name -> SHA-256
     digest: str = ""  # SHA-256 of all the fields above
-
-    def own_digest(self) -> str:
-        """What `digest` has to be."""
-        return hashlib.sha256(self.model_copy(update={"digest": ""}).model_dump_json().encode()).hexdigest()
 
     @property
     def domain(self) -> Domain | None:
@@ -193,7 +203,7 @@ def load(path: str | Path | None = None) -> Bundle:
         path: the folder NAME.sctrt; None means the model that ships with sctrt.
 
     Raises:
-        BundleError: missing, damaged, incomplete, or of a newer format.
+        BundleError: missing, damaged, incomplete, of a newer format, or an ensemble of models.
     """
     folder = Path(path) if path is not None else default_bundle()
     manifest = _read_manifest(folder)
@@ -214,27 +224,50 @@ def load(path: str | Path | None = None) -> Bundle:
     return Bundle(folder, manifest)
 
 
+def is_ensemble(folder: Path) -> bool:
+    """Whether a folder holds an ensemble of models rather than one; nothing is checked."""
+    return (folder / ENSEMBLE).is_file()
+
+
 def _read_manifest(folder: Path) -> Manifest:
+    if is_ensemble(folder):
+        raise BundleError(
+            f"expected one model, got {folder}, an ensemble of several; name one of the folders in it, such as "
+            f"{folder / 'fold-0.sctrt'}, or run all of them with sctrt synthesize --model {folder} or sctrt.Ensemble"
+        )
     file = folder / MANIFEST
     if not file.is_file():
         raise BundleError(f"expected a model bundle (a folder NAME.sctrt with {MANIFEST}), found none at {folder}")
+    return read_signed(file, Manifest, "a model bundle")
+
+
+def read_signed(file: Path, kind: type[SignedManifest], what: str) -> SignedManifest:
+    """Reads and checks a manifest that is there; `what` says in errors what it ought to be of.
+
+    Raises:
+        BundleError: no manifest, not valid, of a newer format, or changed since it was written.
+    """
     try:
         content = json.loads(file.read_bytes())
         version = content["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{file} is not the manifest of a model bundle: {error!r}") from error
+        raise BundleError(
+            f"{file} is not the manifest of {what}: {error!r}; copy or export the bundle again"
+        ) from error
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise BundleError(
-            f"{folder} has bundle format {version!r}, and this sctrt reads formats up to {FORMAT_VERSION}; "
+            f"{file.parent} has bundle format {version!r}, and this sctrt reads formats up to {FORMAT_VERSION}; "
             "upgrade sctrt, or export the model with this version"
         )
     try:
-        manifest = Manifest.model_validate(content)
+        manifest = kind.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise BundleError(f"{file} is not a valid manifest: {where}: {problem['msg']}") from error
-    if manifest.digest != manifest.own_digest():
+        raise BundleError(
+            f"{file} is not a valid manifest: {where}: {problem['msg']}; copy or export the bundle again"
+        ) from error
+    if content.get("digest") != manifest.own_digest():
         raise BundleError(
             f"{file} has changed since the bundle was made: its digest does not fit; copy or export the bundle again"
         )

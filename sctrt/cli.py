@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -48,7 +48,9 @@ def common(
 def synthesize(
     pet: Annotated[Path, typer.Argument(help="NAC PET, NIfTI.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where the CT goes; not with --plan.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Bundle NAME.sctrt; default: the model that ships.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Bundle NAME.sctrt of a model or an ensemble; default: the model that ships.")
+    ] = None,
     runtime: Annotated[
         Literal["auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"],
         typer.Option(help="What runs the network; on a GPU the last three."),
@@ -68,14 +70,18 @@ def synthesize(
     ] = "median",
     mu_map: Annotated[Path | None, typer.Option(help="Also write the attenuation map [1/cm].")] = None,
     kvp: Annotated[int, typer.Option(help="Tube voltage of the HU to mu conversion [kV].")] = 120,
-    uncertainty: Annotated[Path | None, typer.Option(help="Also write the spread of the three planes [HU].")] = None,
+    uncertainty: Annotated[
+        Path | None, typer.Option(help="Also write the spread of the three planes, or of an ensemble's folds [HU].")
+    ] = None,
     preview: Annotated[Path | None, typer.Option(help="Also draw PET, synthetic CT and spread as PNG.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write versions, times and HU summary as JSON.")] = None,
 ) -> None:
     """NAC PET in, synthetic CT (HU) out, on the PET's own grid."""
     from .attenuation import CARNEY_2006
+    from .bundle import is_ensemble
+    from .ensemble import open_model
     from .nifti import load
-    from .pipeline import JOINT_FUSIONS, Synthesizer, memory_plan
+    from .pipeline import JOINT_FUSIONS
 
     images = [path for path in (output, mu_map, uncertainty) if path]
     if vram_gb and device == "cpu":
@@ -83,8 +89,7 @@ def synthesize(
     if plan:
         if images or preview or report:
             raise typer.BadParameter("--plan writes nothing; leave out the outputs")
-        options = {"device": device, "precision": precision, "fusion": fusion, "vram_gb": vram_gb}
-        out.print(memory_plan(pet, model=model, **options).text(), markup=False, highlight=False, soft_wrap=True)
+        _print_plans(pet, model, device=device, precision=precision, fusion=fusion, vram_gb=vram_gb)
         return
     if not output:
         raise typer.BadParameter("expected --output (-o), where the CT goes, or --plan")
@@ -93,10 +98,11 @@ def synthesize(
     _check_outputs(pet, {**dict.fromkeys(images, NIFTI), preview: (".png",), report: (".json",)})
     if kvp not in CARNEY_2006:
         raise typer.BadParameter(f"expected --kvp {', '.join(map(str, CARNEY_2006))}, got {kvp}")
-    if uncertainty and fusion not in JOINT_FUSIONS:
+    of_folds = model is not None and is_ensemble(model)
+    if uncertainty and fusion not in JOINT_FUSIONS and not of_folds:
         raise typer.BadParameter(f"--uncertainty is how far three planes lie apart; --fusion {fusion} is one alone")
     volume = load(pet)
-    synthesizer = Synthesizer(
+    synthesizer = open_model(
         model,
         runtime=runtime,
         device=device,
@@ -115,7 +121,8 @@ def synthesize(
     if preview:
         from .preview import save_preview
 
-        save_preview(preview, volume, result.ct, result.uncertainty)
+        spread_of = "folds" if of_folds else "three planes"
+        save_preview(preview, volume, result.ct, result.uncertainty, spread_of=spread_of)
     if report:
         from .files import write_json
 
@@ -124,9 +131,22 @@ def synthesize(
         _say(event)
     for warning in result.report["outside_training"]:
         _say(f"warning: {warning}")
-    seconds = result.report["seconds"]["total"]
-    _say(f"{output}: {seconds:.1f} s with {synthesizer.runtime} ({synthesizer.reason})")
+    seconds, used = result.report["seconds"]["total"], result.report["runtime"]
+    _say(f"{output}: {seconds:.1f} s with {used['name']} ({used['reason']})")
     _say(result.report["model"]["intended_use"])
+
+
+def _print_plans(pet: Path, model: Path | None, **options: Any) -> None:
+    """What would be allocated; of an ensemble for each member, since they run one after another."""
+    from . import ensemble_bundle
+    from .bundle import is_ensemble
+    from .pipeline import memory_plan
+
+    members = ensemble_bundle.load(model).members if model and is_ensemble(model) else ()
+    for one in [member.path for member in members] or [model]:
+        title = f"{one}:\n" if members else ""
+        text = title + memory_plan(pet, model=one, **options).text()
+        out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -450,30 +470,51 @@ def select(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Of sctrt train, CompVis (.ckpt) or diffusers (.safetensors).")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Of sctrt train (or its folder of folds), CompVis (.ckpt) or diffusers (.safetensors)."),
+    ],
     output: OutputOption,
     spacing_mm: Annotated[
         float, typer.Option(min=0.3, max=20, help="Voxel size of a published network's volumes [mm].")
     ] = 1.5,
     half_weights: Annotated[bool, typer.Option("--half-weights", help="Store weights in fp16.")] = False,
     cohort: Annotated[
-        Path | None, typer.Option(help="Cases that it was trained on; synthesize will warn of PETs unlike them.")
+        Path | None,
+        typer.Option(
+            help="What it was trained on, where the run does not say; synthesize will warn of PETs unlike it."
+        ),
     ] = None,
 ) -> None:
-    """Makes a model bundle NAME.sctrt of a checkpoint."""
+    """Makes a model bundle NAME.sctrt of a checkpoint, or an ensemble of the folds of a cross-validation."""
     _need("onnxscript", "export", "train")
     if output.suffix != ".sctrt":
         raise typer.BadParameter(f"expected a name that ends in .sctrt, got {output}")
-    from .model.export import export_checkpoint
+    if checkpoint.is_dir() and (checkpoint / "folds.json").is_file():
+        from .training.export import export_folds
 
-    bundle = export_checkpoint(checkpoint, output, spacing_mm=spacing_mm, half_weights=half_weights)
-    if cohort:
-        from .training.cohort import read_cohort
-        from .training.domain import add_domain
+        made = export_folds(checkpoint, output, half_weights, say=_say)
+        _say(f"{made.path}: {len(made.members)} models, {_megabytes(made.path):.1f} MB")
+        return
+    from .training.export import export_run
 
-        bundle = add_domain(bundle, [pair.pet for pair in read_cohort(cohort)])
-    size = sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6
-    _say(f"{bundle.path}: {size:.1f} MB, fingerprint {bundle.fingerprint[:16]}")
+    bundle = export_run(checkpoint, output, cohort=cohort, spacing_mm=spacing_mm, half_weights=half_weights)
+    _say(f"{bundle.path}: {_megabytes(bundle.path):.1f} MB, fingerprint {bundle.fingerprint[:16]}")
+
+
+@app.command()
+def ensemble(
+    folds: Annotated[list[Path], typer.Argument(metavar="FOLD", help="Bundles NAME.sctrt, one a fold.")],
+    output: OutputOption,
+) -> None:
+    """Joins the models that cross-validation leaves: the CT is their median, the uncertainty their spread."""
+    from .ensemble_bundle import write_ensemble
+
+    if output.suffix != ".sctrt":
+        raise typer.BadParameter(f"expected a name that ends in .sctrt, got {output}")
+    made = write_ensemble(folds, output)
+    size = _megabytes(made.path)
+    _say(f"{made.path}: {len(made.members)} models, {size:.1f} MB, fingerprint {made.fingerprint[:16]}")
 
 
 @app.command()
@@ -693,6 +734,10 @@ class _EngineProgress(_PlaneProgress):
 
 def _say(line: str) -> None:
     err.print(line, markup=False, highlight=False)
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
 def _version() -> str:

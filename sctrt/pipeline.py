@@ -46,7 +46,9 @@ class Synthesis:
     """The result for one PET volume, on that volume's own grid."""
 
     ct: Volume  # HU, air outside the body box
-    uncertainty: Volume  # HU, range of the three planes' predictions, 0 outside the body box
+    uncertainty: (
+        Volume  # HU, range of the three planes' predictions, or of an ensemble's members; 0 outside the body box
+    )
     report: dict[str, Any]
 
     def mu_map(self, kvp: int = 120) -> Volume:
@@ -180,6 +182,11 @@ class Synthesizer:
         for plane, one in zip(PLANES, run.predictions(), strict=True):
             hu[plane], _ = ops.fuse_planes(one, one, one, scale=(high - low) / 2, offset=(high + low) / 2)
         return PlanePredictions(hu, codes, manifest.architecture.factor, manifest.hu_range, prepared.grid)
+
+    def release(self) -> None:
+        """Gives engines and memory back for what runs next; a later run loads the engines again."""
+        self._loaded.clear()
+        self._device.release()
 
     def _start(self, volume: Volume, clock: Clock, events: list[str]) -> tuple[Run, NetworkInput, Plan]:
         """A run that has the network's input, of which the channels are left out here; and its plan."""
@@ -373,11 +380,6 @@ def _code_volumes(
 def planes_of(fusion: str) -> tuple[Plane, ...]:
     """The planes that a fusion needs."""
     return tuple(plane for plane in PLANES if fusion in (plane, *JOINT_FUSIONS))
-
-
-def synthesize(pet: Any, **options: Any) -> Synthesis:
-    """Synthesises a CT from one NAC PET volume; see `Synthesizer` for `options` and the forms that `pet` takes."""
-    return Synthesizer(**options)(pet)
 
 
 def as_volume(source: Any) -> Volume:

@@ -114,6 +114,8 @@ def save_preview(
     sct: Volume,  # [z, y, x] HU
     spread: Volume,  # [z, y, x] HU
     ct: Volume | None = None,  # [z, y, x] HU
+    *,
+    spread_of: str = "three planes",
 ) -> None:
     """Draws axial, coronal and sagittal cuts, in the patient's proportions, and writes them whole or not at all.
 
@@ -124,8 +126,9 @@ def save_preview(
         path: ends in .png; an existing file is replaced.
         pet: without attenuation correction.
         sct: the synthetic CT.
-        spread: range of the three planes' predictions.
+        spread: range of several predictions.
         ct: the true CT, where there is one.
+        spread_of: what made these predictions, for the title.
 
     Raises:
         ValueError: another extension, or a missing directory.
@@ -136,16 +139,18 @@ def save_preview(
         raise ValueError(f"expected a preview name ending in .png, got {path.name!r}; rename it")
     if not path.parent.is_dir():
         raise ValueError(f"the preview's directory {path.parent} does not exist; create it first")
-    figure = draw(pet, sct, spread, ct)
+    figure = draw(pet, sct, spread, ct, spread_of=spread_of)
     with replaced_when_whole(path) as file:
         figure.savefig(file, format="png", dpi=DPI, metadata={"Software": "sctrt"})
 
 
-def draw(pet: Volume, sct: Volume, spread: Volume, ct: Volume | None = None) -> Figure:
+def draw(
+    pet: Volume, sct: Volume, spread: Volume, ct: Volume | None = None, *, spread_of: str = "three planes"
+) -> Figure:
     """The figure that `save_preview` writes; same arguments."""
     survey = _survey(pet, sct, ct)
     view = _choose_view(pet, survey)
-    columns = _columns(pet, sct, spread, ct, _pet_window(pet, survey))
+    columns = _columns(pet, sct, spread, ct, _pet_window(pet, survey), spread_of)
     figure, axes, bars = _layout(view, len(columns))
     for i, column in enumerate(columns):
         axes[0, i].set_title(column.title, fontsize=12, color=DARK, pad=7)
@@ -192,13 +197,13 @@ def _pet_window(pet: Volume, survey: _Survey) -> tuple[float, float]:
 
 
 def _columns(
-    pet: Volume, sct: Volume, spread: Volume, ct: Volume | None, pet_window: tuple[float, float]
+    pet: Volume, sct: Volume, spread: Volume, ct: Volume | None, pet_window: tuple[float, float], spread_of: str
 ) -> list[_Column]:
     unit = "arbitrary unit" if pet.unit == "arbitrary" else pet.unit
     columns = [
         _Column("NAC PET", unit, "gray_r", DARK, pet_window, pet, 0.0),
         _Column("Synthetic CT", "HU", "gray", LIGHT, CT_WINDOW, sct, HU_AIR),
-        _Column("Spread of the three planes", "HU", "magma", LIGHT, SPREAD_WINDOW, spread, 0.0),
+        _Column(f"Spread of the {spread_of}", "HU", "magma", LIGHT, SPREAD_WINDOW, spread, 0.0),
     ]
     if ct is not None:
         columns.append(_Column("True CT", "HU", "gray", LIGHT, CT_WINDOW, ct, HU_AIR))

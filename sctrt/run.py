@@ -54,18 +54,22 @@ class SliceNetwork:
         self.index = device.empty((n, *latent[2:]), "int32")  # the codes; of the last tile, where there are tiles
         self.images = device.empty((n, a.input_channels, plan.height, plan.width))
         self.slices = device.empty((n, a.output_channels, plan.height, plan.width))
-        self._run = self._run_engines
+        self._tiles: Tiles | None = None
         if plan.tiled:
             tiles = device.empty((n, a.input_channels, height, width))
             made = device.empty((n, a.output_channels, height, width))
             size = (plan.height, plan.width)
-            self._run = Tiles(self._run_engines, size, TILE_OVERLAP, tiles, made, device.put)
+            self._tiles = Tiles(size, TILE_OVERLAP, tiles, made, device.put)
         lent = max(engine.workspace(n) for engine in engines)
         self._workspace = device.empty((lent,), "uint8") if lent else None
 
     def __call__(self, count: int) -> None:
         """Fills the first `count` of `slices` from as many of `images`."""
-        self._run(self.images[:count], self.slices[:count])
+        images, slices = self.images[:count], self.slices[:count]
+        if self._tiles:
+            self._tiles(self._run_engines, images, slices)
+        else:
+            self._run_engines(images, slices)
 
     def _run_engines(self, images: Array, slices: Array) -> None:
         n, stream = images.shape[0], self._device.stream

@@ -33,32 +33,30 @@ class Tiles:
     """Runs slices of one size through an engine for tiles.
 
     Args:
-        run: fills a batch of tiles.
         size: (height, width) of the slices, at least the tile's.
         overlap: of the tiles [pixels], at least; below half of one.
         tiles: [N, C, h, w], filled with the tiles to be run.
-        made: [N, C', h, w], filled by `run`.
+        made: [N, C', h, w], filled by the engine.
         put: a NumPy array -> one of the library, on the device.
     """
 
     def __init__(
         self,
-        run: Run,
         size: tuple[int, int],
         overlap: int,
         tiles: Array,
         made: Array,
         put: Callable[[NDArray[np.float32]], Array],
     ) -> None:
-        self._run, self._tiles, self._made = run, tiles, made
+        self._tiles, self._made = tiles, made
         lengths = list(zip(size, tiles.shape[2:], strict=True))
         self._rows, self._columns = (tile_starts(length, tile, overlap) for length, tile in lengths)
         rows, columns = (blending_weights(length, tile, overlap) for length, tile in lengths)
         self._row_weights = put(np.ascontiguousarray(rows[:, :, None]))
         self._column_weights = put(columns)
 
-    def __call__(self, images: Array, slices: Array) -> None:
-        """Fills `slices` [n, C', H, W] from `images` [n, C, H, W], n of N at most."""
+    def __call__(self, run: Run, images: Array, slices: Array) -> None:
+        """Fills `slices` [n, C', H, W] from `images` [n, C, H, W], n of N at most; `run` fills a batch of tiles."""
         n = images.shape[0]
         tiles, made = self._tiles[:n], self._made[:n]
         height, width = tiles.shape[2:]
@@ -67,7 +65,7 @@ class Tiles:
             for j, left in enumerate(self._columns):
                 window = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
                 tiles[...] = images[window]
-                self._run(tiles, made)
+                run(tiles, made)
                 made *= self._row_weights[i]
                 made *= self._column_weights[j]
                 target = slices[window]

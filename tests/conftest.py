@@ -184,13 +184,13 @@ def as_nibabel(volume, orientation=None):
     return nibabel.Nifti1Image(array, affine)
 
 
-def random_model(**architecture):
+def random_model(seed=0, **architecture):
     """A small network with random weights whose codebook is spread as its latents are, so that many codes are used."""
     pytest.importorskip("torch")
     from sctrt.bundle import Architecture
     from sctrt.model.untrained import untrained
 
-    return untrained(Architecture(**{"channels": 8, "blocks": 1, "groups": 4, "codes": 64, **architecture}))
+    return untrained(Architecture(**{"channels": 8, "blocks": 1, "groups": 4, "codes": 64, **architecture}), seed)
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,10 @@ import pytest
 import shim
 import stand_in_tensorrt
 from conftest import give_up
-from sctrt import Synthesizer, Volume, engines, gpus, ops, plan
+from sctrt import Ensemble, Synthesizer, Volume, engines, gpus, ops, plan
 from sctrt.device import Gpu, Host
 from sctrt.engines import build
+from sctrt.ensemble_bundle import write_ensemble
 from sctrt.errors import DeviceError, EngineError, OutOfMemory
 from sctrt.pipeline import FUSIONS
 from sctrt.planes import PLANES
@@ -158,6 +159,18 @@ def test_what_is_planned_is_what_is_used(on_gpu, pet):
     used = shim.memory.most - before
     planned = result.report["plan"]["peak_gb"] * 1e9 - plan.RUNTIME_BYTES
     assert 0 < used <= planned
+
+
+def test_each_member_of_an_ensemble_finds_the_gpu_as_empty_as_the_first(
+    shim_gpu, stand_in_engines, tiny_bundle, scales_bundle, pet, tmp_path
+):
+    path = write_ensemble([tiny_bundle.path, scales_bundle.path], tmp_path / "two.sctrt").path
+    result = Ensemble(path, device="cuda")(pet)
+    alone = [Synthesizer(bundle.path, device="cuda")(pet).ct.array for bundle in (tiny_bundle, scales_bundle)]
+    np.testing.assert_array_equal(result.ct.array, (alone[0] + alone[1]) / 2)
+    assert_equal(result, Ensemble(path)(pet))
+    first, second = (member["plan"]["budget_gb"] for member in result.report["ensemble"]["members"])
+    assert first == second
 
 
 # What each plane says

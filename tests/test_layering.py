@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "checks": {"errors", "volume"},
     "domain": set(),
     "bundle": {"errors", "files", "domain"},
+    "ensemble_bundle": {"errors", "files", "bundle"},
     "device": {"errors", "ops"},
     "preprocess": {"errors", "volume", "ops", "bundle", "device", "domain"},
     "model": {"errors", "units", "bundle", "preprocess", "files"},
@@ -41,6 +42,7 @@ MAY_IMPORT = {
         *("errors", "units", "attenuation", "planes", "volume", "nifti", "checks", "ops", "bundle", "preprocess"),
         *("engines", "device", "plan", "run", "mu_map"),
     },
+    "ensemble": {"errors", "volume", "bundle", "ensemble_bundle", "device", "pipeline"},
     "physics": {"errors", "volume", "attenuation"},
     "phantom": {"errors", "units", "volume"},
     "cases": {"errors", "volume", "nifti", "files", "phantom", "physics"},
@@ -51,7 +53,7 @@ MAY_IMPORT = {
     "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
     "training": {
         *("errors", "units", "planes", "volume", "nifti", "files", "ops", "bundle", "preprocess", "model"),
-        *("attenuation", "cases", "checks", "domain", "phantom", "physics"),
+        *("attenuation", "cases", "checks", "domain", "ensemble_bundle", "phantom", "physics", "preview"),
     },
 }
 TOP = {"demo", "examine", "cli", "info", "__main__"}

@@ -45,9 +45,9 @@ def test_two_tiles_are_blended_linearly():
 def tiled(run, images, outputs, tile, overlap, batch=3):
     n, c, height, width = images.shape
     buffers = np.full((batch, c, tile, tile), np.nan, np.float32), np.full((batch, outputs, tile, tile), np.nan)
-    tiles = Tiles(run, (height, width), overlap, buffers[0], buffers[1].astype(np.float32), lambda array: array)
+    tiles = Tiles((height, width), overlap, buffers[0], buffers[1].astype(np.float32), lambda array: array)
     slices = np.full((n, outputs, height, width), np.nan, np.float32)
-    tiles(images, slices)
+    tiles(run, images, slices)
     return slices
 
 
@@ -78,5 +78,6 @@ def test_arrays_of_another_library_are_tiled(library, rng):
     images = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 40, 24)).astype(np.float32))
     buffers = torch.empty(2, 1, 16, 16), torch.empty(2, 1, 16, 16)
     slices = torch.full((1, 1, 40, 24), torch.nan)
-    Tiles(lambda inputs, outputs: outputs.copy_(inputs), (40, 24), 4, *buffers, torch.from_numpy)(images, slices)
+    tiles = Tiles((40, 24), 4, *buffers, torch.from_numpy)
+    tiles(lambda inputs, outputs: outputs.copy_(inputs), images, slices)
     torch.testing.assert_close(slices, images)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from .. import bundle as bundles
 from ..bundle import Bundle, Manifest, Normaliser
 from ..errors import BundleError
+from ..files import folder_replaced_when_whole
 from ..preprocess import AIR_INPUT
 from ..units import HU_MAX, HU_MIN
 from .autoencoder import VQAutoencoder
@@ -105,32 +103,10 @@ def export_bundle(
         training=training,
         files={},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        _write_files(model, temporary, half_weights)
-        bundles.write_manifest(temporary, manifest)
-        temporary.chmod(0o755)
-        _put_in_place(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with folder_replaced_when_whole(path) as folder:
+        _write_files(model, folder, half_weights)
+        bundles.write_manifest(folder, manifest)
     return bundles.load(path)
-
-
-def _put_in_place(new: Path, path: Path) -> None:
-    """Renames a finished folder to `path`; an older one there goes, or comes back where that fails."""
-    if not path.exists():
-        os.replace(new, path)
-        return
-    old = new.with_name(f"{new.name}.old")
-    os.replace(path, old)
-    try:
-        os.replace(new, path)
-    except BaseException:
-        os.replace(old, path)
-        raise
-    shutil.rmtree(old)
 
 
 def _folded(model: VQAutoencoder, normaliser: Normaliser) -> VQAutoencoder:

@@ -42,6 +42,7 @@ class CachedCase:
 
     patient: str
     name: str
+    source: Path  # the PET's file
     pet: NDArray[np.float16]  # [Z, Y, X] relative to the median of the PET's body
     ct: NDArray[np.int16]  # [Z, Y, X] HU, air where the CT does not reach
     affine: NDArray[np.float64]  # voxel (x, y, z) -> LPS mm
@@ -115,7 +116,7 @@ def _open(pair: Pair, place: Path) -> CachedCase:
     record = json.loads((place / RECORD).read_bytes())
     z, y, x = (slice(first, last) for first, last in record["box_zyx"])
     pet, ct = (np.load(place / name, mmap_mode="r", allow_pickle=False) for name in (PET, CT))
-    return CachedCase(pair.patient, pair.name, pet, ct, np.array(record["affine"]), (z, y, x))
+    return CachedCase(pair.patient, pair.name, pair.pet.resolve(), pet, ct, np.array(record["affine"]), (z, y, x))
 
 
 def _make(pair: Pair, hashes: dict[str, str], place: Path, spacing_mm: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
-from .train import LAST_STAGE, METRICS
+from .train import LAST, LAST_STAGE, METRICS
 
 SUMMARY = "folds.json"
 
@@ -50,7 +50,7 @@ def cross_validate(
         config: the recipe; its seed deals the patients.
         cases: of the cohort.
         folds: how many.
-        output: receives `fold-0`, ... with `cases.json`, and the summary `folds.json` of those that are done.
+        output: receives `fold-0`, ... and the summary `folds.json` of those that are done.
         train_fold: called with the cases to train on, those to validate on and the fold's folder; returns a checkpoint.
         only: the one fold to train, for machines that share the work.
 
@@ -63,14 +63,15 @@ def cross_validate(
         place = output / f"fold-{fold}"
         training = [case for case in cases if case.patient not in held_out[fold]]
         validation = [case for case in cases if case.patient in held_out[fold]]
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(
-            place / "cases.json",
-            {"training": [case.name for case in training], "validation": [case.name for case in validation]},
-        )
         checkpoints.append(train_fold(training, validation, place))
         write_json(output / SUMMARY, summary(output, folds))
     return checkpoints
+
+
+def fold_checkpoints(run: Path) -> list[Path]:
+    """Of the folds that are done, in their order."""
+    folds = json.loads((run / SUMMARY).read_bytes())["done"]
+    return [run / f"fold-{fold}" / LAST_STAGE / LAST for fold in folds]
 
 
 def summary(output: Path, folds: int) -> dict[str, Any]:

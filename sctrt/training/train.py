@@ -27,7 +27,7 @@ from .previews import Previews
 
 StageT = TypeVar("StageT", bound=Stage)
 
-LAST_STAGE, METRICS = "3-joint", "metrics.json"
+LAST_STAGE, LAST, METRICS, CASES = "3-joint", "last.ckpt", "metrics.json", "cases.json"
 VALIDATE_EVERY_STEPS = 1500
 SAVE_EVERY_STEPS = 250
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
@@ -72,7 +72,8 @@ def train(
         config: the recipe.
         training: cases to train on.
         validation: cases that are never trained on.
-        output: receives `config.json` and a folder a stage with `last.ckpt`, `metrics.json`, `previews/` and `logs/`.
+        output: receives `config.json`, `cases.json`, and a folder a stage with `last.ckpt`, `metrics.json`,
+            `previews/` and `logs/`.
         pretrained: to begin with, in the modes that need one.
         machine: what computes.
         resume: go on from the checkpoints in `output`; the result is that of an uninterrupted run.
@@ -100,6 +101,7 @@ def train(
     data = CaseData(training, validation, config)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "config.json", config.model_dump(mode="json"))
+    write_json(output / CASES, {"training": _listed(training), "validation": _listed(validation)})
     if config.mode != "staged":
         return _fit(_seeded(lambda: PetToCt(config, start), config), data, output / LAST_STAGE, machine, resume)
     autoencoder = _seeded(lambda: Autoencoder(config), config)
@@ -108,6 +110,10 @@ def train(
     _fit(encoder, data, output / "2-encoder", machine, resume)
     joint = PetToCt(config, encoder.average, encoder.follower.state_dict())
     return _fit(joint, data, output / LAST_STAGE, machine, resume)
+
+
+def _listed(cases: list[CachedCase]) -> list[dict[str, str]]:
+    return [{"patient": case.patient, "name": case.name, "pet": str(case.source)} for case in cases]
 
 
 def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
@@ -154,7 +160,7 @@ def _fit(stage: Stage, data: CaseData, output: Path, machine: Machine, resume: b
         callbacks=[_checkpoints(output), Previews(output / "previews")],
         enable_model_summary=False,
     )
-    last = output / "last.ckpt"
+    last = output / LAST
     trainer.fit(stage, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
     trainer.validate(stage, data, verbose=False)
