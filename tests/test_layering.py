@@ -76,7 +76,7 @@ HEAVY = {
     "tensorrt_rtx": ("engines/tensorrt.py",),
     "cupy": ("device.py",),
     "pydicom": ("dicom.py", "dicom/"),
-    "matplotlib": ("preview.py", "evaluation/figures.py", "evaluation/pet_figures.py"),
+    "matplotlib": ("preview.py", "evaluation/figures.py", "evaluation/pet_figures.py", "training/previews.py"),
     "typer": ("cli.py",),
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

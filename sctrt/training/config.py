@@ -56,6 +56,8 @@ class TrainingConfig(BaseModel):
     line_weight: float = Field(default=0.2, ge=0)  # of line integrals' errors beside those of voxels
     commitment: float = Field(default=0.25, ge=0)
     codebook_decay: float = Field(default=0.99, gt=0, lt=1)
+    validate_every: int = Field(default=1500, ge=1)  # steps
+    save_every: int = Field(default=250, ge=1)  # steps; what a killed run repeats at most
     seed: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
 

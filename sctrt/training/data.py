@@ -192,7 +192,7 @@ class CaseData(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         rank, processes = self._rank_of()
         every = VALIDATE_EVERY * processes
-        first = (every // 2 - VALIDATE_EVERY * rank) % every
+        first = VALIDATE_EVERY // 2 + VALIDATE_EVERY * rank
         return DataLoader(EverySlices(self.validation, self.config, first, every), batch_size=None)
 
     def _rank_of(self) -> tuple[int, int]:

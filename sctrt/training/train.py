@@ -28,8 +28,6 @@ from .previews import Previews
 StageT = TypeVar("StageT", bound=Stage)
 
 LAST_STAGE, LAST, METRICS, CASES = "3-joint", "last.ckpt", "metrics.json", "cases.json"
-VALIDATE_EVERY_STEPS = 1500
-SAVE_EVERY_STEPS = 250
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
 EXPECTED_WARNINGS = (
@@ -122,9 +120,9 @@ def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
     return make()
 
 
-def _checkpoints(output: Path) -> ModelCheckpoint:
+def _checkpoints(output: Path, every: int) -> ModelCheckpoint:
     """Keeps `last.ckpt` alone, under that very name, also where an earlier run has left one."""
-    return ModelCheckpoint(output, filename="last", every_n_train_steps=SAVE_EVERY_STEPS, enable_version_counter=False)
+    return ModelCheckpoint(output, filename="last", every_n_train_steps=every, enable_version_counter=False)
 
 
 @contextmanager
@@ -152,12 +150,12 @@ def _fit(stage: Stage, data: CaseData, output: Path, machine: Machine, resume: b
         precision=stage.config.precision,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=1.0,
-        val_check_interval=VALIDATE_EVERY_STEPS * accumulate,
+        val_check_interval=stage.config.validate_every * accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         logger=logger,
-        callbacks=[_checkpoints(output), Previews(output / "previews")],
+        callbacks=[_checkpoints(output, stage.config.save_every), Previews(output / "previews")],
         enable_model_summary=False,
     )
     last = output / LAST

@@ -1,0 +1,190 @@
+"""`sctrt train` as a user runs it: killed and resumed, by several processes, and its folds exported and synthesised."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import sctrt
+from sctrt import nifti
+from sctrt.bundle import Architecture, Normaliser
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+
+from sctrt.cli import app  # noqa: E402
+from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
+from sctrt.training.recipes import load, load_config, names  # noqa: E402
+
+TINY = TrainingConfig(
+    architecture=Architecture(channels=8, blocks=1, groups=4, codes=32, input_channels=3, output_channels=1),
+    normaliser=Normaliser(scales=(0,), position=True),
+    autoencoder=StageConfig(steps=8, learning_rate=3e-3, continuous_steps=3),
+    encoder=StageConfig(steps=6, learning_rate=3e-3),
+    joint=StageConfig(steps=6, learning_rate=1e-3),
+    pixels=1500,
+    warm_up_steps=2,
+    average_decay=0.8,
+    codebook_decay=0.9,
+    save_every=2,
+    precision="32-true",
+    seed=3,
+)
+LIMIT_S = 300
+
+
+@pytest.fixture(scope="module")
+def place(nac_body, tmp_path_factory):
+    """A cohort of three patients, and the recipe."""
+    folder = tmp_path_factory.mktemp("commands")
+    for name, shape in (("a", (24, 40, 40)), ("b", (26, 40, 38)), ("c", (24, 38, 40))):
+        (folder / "cohort" / name).mkdir(parents=True)
+        pet = nac_body.pet(shape)
+        pet.save(folder / "cohort" / name / "nac.nii.gz")
+        nac_body.ct(pet).save(folder / "cohort" / name / "ct.nii.gz")
+    (folder / "tiny.json").write_text(TINY.model_dump_json())
+    return folder
+
+
+def command(place, output, *options):
+    """The arguments of a training, on one thread: sums that several share are rounded as they happen to run."""
+    arguments = ["train", place / "cohort", "--config", place / "tiny.json", "--cache", place / "cache", "-o", output]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return {"args": [sys.executable, "-m", "sctrt.cli", *map(str, arguments), *options], "env": environment}
+
+
+def weights(run):
+    return torch.load(run / "3-joint" / "last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def folds(place):
+    """Two folds, uninterrupted; their folder."""
+    output = place / "folds"
+    subprocess.run(**command(place, output, "--folds", "2"), check=True, timeout=LIMIT_S, capture_output=True)
+    return output
+
+
+def test_killed_three_times_and_resumed_it_ends_in_the_same_weights(place, folds, tmp_path):
+    for checkpoints in (2, 5, 9):  # that have been written when the process is killed, over all its lives
+        process = subprocess.Popen(
+            **command(place, tmp_path, "--folds", "2", "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_for(lambda n=checkpoints: steps_saved(tmp_path) >= n, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "fold-1" / "3-joint" / "metrics.json").exists()
+    subprocess.run(
+        **command(place, tmp_path, "--folds", "2", "--resume"), check=True, timeout=LIMIT_S, capture_output=True
+    )
+    for fold in ("fold-0", "fold-1"):
+        one, other = weights(folds / fold), weights(tmp_path / fold)
+        assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert (tmp_path / "folds.json").read_text() == (folds / "folds.json").read_text()
+
+
+def steps_saved(run):
+    """Steps that checkpoints hold, over folds and stages, in units of `save_every`."""
+    total = 0
+    for file in run.glob("fold-*/*/last.ckpt"):
+        total += torch.load(file, map_location="cpu", weights_only=True)["global_step"] // TINY.save_every
+    return total
+
+
+def wait_for(condition, process):
+    until = time.monotonic() + LIMIT_S
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_two_processes_train_as_one_does(place, tmp_path):
+    validation = ("--validation", str(tmp_path / "val"))
+    (tmp_path / "val").mkdir()
+    (tmp_path / "train").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).symlink_to(place / "cohort" / name)
+    (tmp_path / "val" / "c").symlink_to(place / "cohort" / "c")
+    states, metrics = [], []
+    for devices in ("1", "2"):
+        output = tmp_path / devices
+        arguments = command(place, output, *validation, "--devices", devices)
+        arguments["args"][4] = str(tmp_path / "train")
+        subprocess.run(**arguments, check=True, timeout=LIMIT_S, capture_output=True)
+        states.append(weights(output))
+        metrics.append(json.loads((output / "3-joint" / "metrics.json").read_text()))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=2e-3, rtol=2e-3, msg=lambda m, n=name: f"{n}: {m}")
+    assert metrics[1]["val/mae_body"] == pytest.approx(metrics[0]["val/mae_body"], rel=1e-3)
+    assert metrics[1]["train/loss"] > 0
+
+
+def test_the_folds_become_an_ensemble_that_synthesises(place, folds, tmp_path):
+    bundle = tmp_path / "tiny.sctrt"
+    result = CliRunner().invoke(app, ["export", str(folds), "-o", str(bundle)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    pet = nifti.load(place / "cohort" / "a" / "nac.nii.gz")
+    made = sctrt.synthesize(pet, model=bundle)
+    assert made.ct.shape == pet.shape and np.isfinite(made.ct.array).all() and made.uncertainty.array.max() > 0
+
+
+def test_a_fold_knows_the_pets_of_its_own_patients_alone(folds, place, tmp_path):
+    """What a bundle says of the PETs it was trained on comes from the training fold."""
+    for fold in ("fold-0", "fold-1"):
+        listed = json.loads((folds / fold / "cases.json").read_text())
+        patients = {kind: {case["patient"] for case in listed[kind]} for kind in ("training", "validation")}
+        assert patients["training"].isdisjoint(patients["validation"])
+        bundle = tmp_path / f"{fold}.sctrt"
+        checkpoint = str(folds / fold / "3-joint" / "last.ckpt")
+        assert CliRunner().invoke(app, ["export", checkpoint, "-o", str(bundle)]).exit_code == 0
+        domain = sctrt.bundle.load(bundle).manifest.domain
+        assert domain is not None and domain.cases == len(listed["training"])
+        lengths = {4.0 * {"a": 24, "b": 26, "c": 24}[patient] for patient in patients["training"]}
+        assert domain.ranges["length_mm"] == (min(lengths), max(lengths))
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "either --validation COHORT or --folds N"),
+        (["--folds", "2", "--validation", "x"], "either --validation COHORT or --folds N"),
+        (["--folds", "2", "--fold", "2"], "--fold counts from 0"),
+        (["--folds", "4"], "no more than the 3 patients"),
+        (["--folds", "2", "--config", "none"], "expected a recipe"),
+        (["--folds", "2", "--mode", "enc-frozen"], "enc-frozen needs one to begin with"),
+        (["--folds", "2", "--devices", "3"], "processes that divide 2 micro-batches"),
+    ],
+)
+def test_what_cannot_be_is_refused(place, tmp_path, options, message):
+    arguments = ["train", str(place / "cohort"), "-o", str(tmp_path / "run"), "--cache", str(place / "cache"), *options]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_patient_in_both_cohorts_is_refused(place, tmp_path):
+    cohort = str(place / "cohort")
+    result = CliRunner().invoke(app, ["train", cohort, "--validation", cohort, "-o", str(tmp_path / "run")])
+    assert result.exit_code != 0 and "patient a stands in both cohorts" in str(result.exception or result.output)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_recipes_are_valid(name):
+    recipe = load(name)
+    assert recipe.about and recipe.cohort and recipe.train
+    assert load_config(name) == recipe.config
+
+
+def test_the_shipped_recipe_is_the_default():
+    assert load_config("phantom-small") == TrainingConfig()
