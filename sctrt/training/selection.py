@@ -196,7 +196,7 @@ def fine_tune(
         (error + COMMITMENT * commitment).backward()
         optimizer.step()
         follower.follow(strategy, seed + step)
-        errors.append(float(error))
+        errors.append(error.item())
     return tuned.eval().requires_grad_(False), float(np.mean(errors[-max(1, steps // 10) :]))
 
 
