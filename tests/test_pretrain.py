@@ -517,7 +517,8 @@ def test_a_run_is_not_overwritten(finished, folder, run):
     before = state_of(finished)["state_dict"]
     code, _, said = run("pretrain", folder, "-o", finished)
     assert code == 2 and "holds a run already" in " ".join(said.replace("│", " ").split())
-    assert all(torch.equal(value, state_of(finished)["state_dict"][name]) for name, value in before.items())
+    after = state_of(finished)["state_dict"]
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_a_run_does_not_go_on_with_other_photographs(finished, folder, tmp_path, run):
