@@ -79,8 +79,10 @@ def pretrain(
 
     Raises:
         VolumeError: there are too few photographs, or others than those that the resumed run began with.
-        ValueError: `output` holds a run and `resume` is not given.
+        ValueError: `output` holds a run and `resume` is not given, or it lies among the photographs.
     """
+    if output.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"expected an output outside {images}, else previews are taken for photographs, got {output}")
     last = output / STAGE / LAST
     if last.exists() and not resume:
         raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
