@@ -1,5 +1,6 @@
 """Published checkpoints: read whatever library wrote them, refused where they hold more than tensors."""
 
+import json
 import pickle
 import sys
 import types
@@ -17,7 +18,9 @@ from sctrt.model.autoencoder import VQAutoencoder  # noqa: E402
 from sctrt.model.checkpoint import (  # noqa: E402
     architecture_of,
     from_diffusers,
+    load_autoencoder,
     load_bundle_weights,
+    load_trained,
     read_checkpoint,
 )
 
@@ -231,3 +234,108 @@ def test_weights_that_do_not_fit_the_manifest_are_refused(bundle_copy, damage):
     bundles.write_manifest(bundle_copy, manifest)
     with pytest.raises(BundleError, match=r"weights\.safetensors"):
         load_bundle_weights(bundles.load(bundle_copy))
+
+
+# Whatever holds an autoencoder
+
+
+def as_run(folder, model, recipe):
+    """`last.ckpt` as a run of ours leaves it: the result under `average.`, beside what it is trained with."""
+    (folder / "1-stage").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architecture": model.architecture.model_dump(), **recipe}))
+    state = {f"average.{name}": value for name, value in model.state_dict().items()}
+    state |= {f"model.{name}": value + 1 for name, value in model.state_dict().items()}
+    torch.save({"state_dict": {**state, "follower.started": torch.tensor(True)}, "global_step": 7}, folder / LAST)
+    return folder / LAST
+
+
+LAST = "1-stage/last.ckpt"
+RECIPES = {
+    "training": {"normaliser": {"scales": [0]}, "spacing_mm": 4.0},
+    "pre-training": {"crop": 96, "average_decay": 0.9},
+}
+
+
+@pytest.fixture(scope="module")
+def wide_model():
+    """32 groups, as published networks have."""
+    torch.manual_seed(5)
+    return VQAutoencoder(Architecture(channels=32, blocks=1, codes=16)).eval()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_our_own_runs_are_loaded_by_their_running_mean(model, tmp_path, recipe):
+    path = as_run(tmp_path, model, RECIPES[recipe])
+    loaded = load_autoencoder(str(path))
+    assert loaded.architecture == SMALL
+    assert_equal_states(loaded.state_dict(), model.state_dict())
+    assert load_trained(path, RECIPES[recipe] | {"architecture": SMALL.model_dump()})[1]["steps_done"] == 7
+
+
+@pytest.mark.parametrize("adapter", [None, 16])
+def test_a_stage_may_see_fewer_channels_than_the_last_one(tmp_path, adapter):
+    grey = VQAutoencoder(SMALL.model_copy(update={"input_channels": 1, "adapter_channels": adapter}))
+    path = as_run(tmp_path, grey, RECIPES["training"])
+    recipe = {"architecture": {**SMALL.model_dump(), "input_channels": 7}, **RECIPES["training"]}
+    (tmp_path / "config.json").write_text(json.dumps(recipe))
+    loaded = load_autoencoder(path)
+    assert loaded.architecture == grey.architecture
+    assert_equal_states(loaded.state_dict(), grey.state_dict())
+
+
+def test_bundles_are_loaded_by_folder_or_weights(tiny_bundle):
+    expected = load_bundle_weights(tiny_bundle).state_dict()
+    for path in (tiny_bundle.path, tiny_bundle.weights, str(tiny_bundle.path)):
+        assert_equal_states(load_autoencoder(path).state_dict(), expected)
+
+
+def test_published_checkpoints_are_loaded(wide_model, tmp_path):
+    torch.save(training_state(wide_model), tmp_path / "model.ckpt")
+    safetensors_torch.save_file(wide_model.half().state_dict(), tmp_path / "half.safetensors")
+    wide_model.float()
+    loaded = load_autoencoder(tmp_path / "model.ckpt")
+    assert loaded.architecture == wide_model.architecture
+    for name, value in load_autoencoder(tmp_path / "half.safetensors").state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, loaded.state_dict()[name].half().float())
+
+
+def test_diffusers_checkpoints_are_loaded(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.VQModel(
+        block_out_channels=(32, 64, 128),
+        layers_per_block=1,
+        num_vq_embeddings=16,
+        norm_num_groups=32,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    ).eval()
+    (tmp_path / "vqvae").mkdir()
+    theirs.save_pretrained(tmp_path / "vqvae", safe_serialization=True)
+    (tmp_path / "config.json").write_text('{"_class_name": "LDMPipeline", "architecture": "ldm"}')  # of another tool
+    ours = load_autoencoder(tmp_path / "vqvae" / "diffusion_pytorch_model.safetensors").eval()
+    image = torch.rand(1, 3, 16, 20) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.encode(image), theirs.encode(image).latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["no file", "a run's folder", "cut", "no average", "another recipe", "no groups"])
+def test_what_holds_no_autoencoder_is_refused_in_one_paragraph(model, tmp_path, damage):
+    path = as_run(tmp_path / "run", model, RECIPES["pre-training"])
+    message = "last.ckpt"
+    if damage == "no file":
+        path, message = tmp_path / "none.ckpt", "found nothing at"
+    elif damage == "a run's folder":
+        path, message = tmp_path / "run", "pass the last.ckpt of one of its stages"
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "no average":
+        torch.save({"state_dict": {"model.x": torch.ones(1)}, "global_step": 1}, path)
+    elif damage == "another recipe":
+        other = SMALL.model_copy(update={"channels": 24}).model_dump()
+        (tmp_path / "run" / "config.json").write_text(json.dumps({"architecture": other, **RECIPES["pre-training"]}))
+    else:
+        path, message = tmp_path / "model.ckpt", "groups"  # 16 channels cannot be in 32 groups
+        torch.save(model.state_dict(), path)
+    with pytest.raises(BundleError, match=message) as refused:
+        load_autoencoder(path)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 900

@@ -205,14 +205,23 @@ def test_what_is_no_photograph_is_listed_with_a_reason(tmp_path):
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_too_few_photographs_are_refused(tmp_path, run, kept):
-    (tmp_path / "readme.txt").write_text("none")
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "readme.txt").write_text("none")
     for seed in range(kept):
-        write(tmp_path / f"{seed}.png", texture(seed, 200, 200))
-    code, _, said = run("pretrain", tmp_path, "-o", tmp_path / "run")
+        write(folder / f"{seed}.png", texture(seed, 200, 200))
+    code, _, said = run("pretrain", folder, "-o", tmp_path / "run")
     assert code == 3 and f"found {kept} and left out 1" in said and "readme.txt" in said
     assert not (tmp_path / "run" / "config.json").exists()
     with pytest.raises(VolumeError, match="expected a folder of photographs"):
         prepare(tmp_path / "nowhere", tmp_path / "cache", 32)
+
+
+def test_a_run_among_its_photographs_is_refused(folder, run):
+    for output in (folder, folder / "run"):
+        code, _, said = run("pretrain", folder, "-o", output)
+        assert code == 2 and "expected an output outside" in " ".join(said.replace("│", " ").split())
+    assert not (folder / "run").exists() and not (folder / "cache").exists()
 
 
 # The cache
@@ -517,7 +526,8 @@ def test_a_run_is_not_overwritten(finished, folder, run):
     before = state_of(finished)["state_dict"]
     code, _, said = run("pretrain", folder, "-o", finished)
     assert code == 2 and "holds a run already" in " ".join(said.replace("│", " ").split())
-    assert all(torch.equal(value, state_of(finished)["state_dict"][name]) for name, value in before.items())
+    after = state_of(finished)["state_dict"]
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_a_run_does_not_go_on_with_other_photographs(finished, folder, tmp_path, run):

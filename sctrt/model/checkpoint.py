@@ -35,7 +35,7 @@ TRAINING_PREFIXES = ("loss.", "model_ema.")  # of CompVis checkpoints: not part 
 # Checkpoints of PyTorch Lightning before 1.5, CompVis's among them, name this class, which has no part in the weights.
 LIGHTNING_CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 AVERAGE = "average."  # of our own runs: the running mean of the weights, which is their result
-MAX_MESSAGE = 400  # characters: PyTorch lists every name
+MAX_MESSAGE = 400  # characters: PyTorch lists every name, and Pydantic every value
 
 
 class _Unused:
@@ -91,9 +91,12 @@ def load_strictly(model: VQAutoencoder, state: dict[str, Tensor], source: Path) 
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        names = " ".join(str(error).split())[:MAX_MESSAGE]
-        raise BundleError(f"the weights of {source} do not fit their network: {names}") from error
+        raise BundleError(f"the weights of {source} do not fit their network: {_one_line(error)}") from error
     return model
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:MAX_MESSAGE]
 
 
 def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -123,7 +126,8 @@ def architecture_of(state: dict[str, Tensor], groups: int = 32) -> Architecture:
     try:
         return _architecture(state, groups)
     except (KeyError, ValueError) as error:
-        raise BundleError(f"the checkpoint's autoencoder is incomplete: {error}; download or save it again") from error
+        reason = _one_line(error)
+        raise BundleError(f"the checkpoint's autoencoder is incomplete: {reason}; download or save it again") from error
 
 
 def _architecture(state: dict[str, Tensor], groups: int) -> Architecture:
@@ -197,11 +201,21 @@ def load_trained(checkpoint: Path, recipe: dict[str, Any]) -> tuple[VQAutoencode
     content = read_tensors(checkpoint)
     try:
         state = {k.removeprefix(AVERAGE): v for k, v in content["state_dict"].items() if k.startswith(AVERAGE)}
-        model = VQAutoencoder(Architecture.model_validate(recipe["architecture"]))
+        model = VQAutoencoder(Architecture.model_validate({**recipe["architecture"], **_of_the_stage(state)}))
         recipe = {**recipe, "steps_done": content["global_step"]}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BundleError(f"{checkpoint} and its config.json are not of a training run: {error!r}") from error
+        reason = f"{type(error).__name__}: {_one_line(error)}"
+        raise BundleError(f"{checkpoint} and its config.json are not of a training run: {reason}") from error
     return load_strictly(model, state, checkpoint), recipe
+
+
+def _of_the_stage(state: dict[str, Tensor]) -> dict[str, int | None]:
+    """In what a stage's network may differ from the recipe's, which is of the last: the first stage sees grey CTs."""
+    adapter = state.get("adapter.conv_in.weight")
+    return {
+        "input_channels": state["encoder.conv_in.weight"].shape[1],
+        "adapter_channels": None if adapter is None else adapter.shape[0],
+    }
 
 
 def load_autoencoder(path: str | Path) -> VQAutoencoder:

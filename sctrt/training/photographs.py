@@ -79,7 +79,7 @@ def prepare(folder: Path, cache: Path, smallest: int, say: Callable[[str], None]
     """
     if not folder.is_dir():
         raise VolumeError(f"expected a folder of photographs, got {folder}; give one that holds jpg, png or webp files")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and cache not in path.parents)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     found: dict[str, Photograph] = {}
     left_out: dict[str, str] = {}
     said = time.monotonic()

@@ -28,7 +28,7 @@ CACHE = "cache"
 VALIDATE_EVERY_STEPS = 500
 SAVE_EVERY_STEPS = 250
 LOG_EVERY_STEPS = 50
-PREVIEWED = 8  # photographs
+PREVIEWED = 8  # photographs, as many as are validated at once
 LEFT_OUT_SAID = 5  # files that are named on the terminal; the JSON has all
 EXPECTED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # the logger has made it, or the run is resumed
@@ -79,8 +79,10 @@ def pretrain(
 
     Raises:
         VolumeError: there are too few photographs, or others than those that the resumed run began with.
-        ValueError: `output` holds a run and `resume` is not given.
+        ValueError: `output` holds a run and `resume` is not given, or it lies among the photographs.
     """
+    if output.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"expected an output outside {images}, else previews are taken for photographs, got {output}")
     last = output / STAGE / LAST
     if last.exists() and not resume:
         raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
@@ -134,7 +136,7 @@ class CropData(lightning.LightningDataModule):
         return DataLoader(self.crops, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(CentreCrops(self.photographs.validation, self.config.crop), batch_size=self.config.batch)
+        return DataLoader(CentreCrops(self.photographs.validation, self.config.crop), batch_size=PREVIEWED)
 
 
 class Previews(Callback):
@@ -149,7 +151,7 @@ class Previews(Callback):
         if batch_idx == 0 and trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"step_{trainer.global_step:06d}.png"
-            save_preview(path, batch[:PREVIEWED], outputs[:PREVIEWED])
+            save_preview(path, batch, outputs)
 
 
 def _fit(module: Pretraining, data: CropData, output: Path, resume_from: Path | None) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +197,7 @@ def fine_tune(
         (error + COMMITMENT * commitment).backward()
         optimizer.step()
         follower.follow(strategy, seed + step)
-        errors.append(float(error))
+        errors.append(error.item())
     return tuned.eval().requires_grad_(False), float(np.mean(errors[-max(1, steps // 10) :]))
 
 
@@ -295,19 +296,29 @@ def table_of(report: dict[str, Any]) -> Table:
         if (state := candidate.get(key))
     ]
     rows.sort(key=lambda row: row[0] if math.isfinite(row[0]) else math.inf)
-    title = f"CT to CT: {len(report['measured_on'])} CTs at {report['spacing_mm']:g} mm, every {report['every']}. slice"
-    table = Table(title=title)
-    for heading in ("", "checkpoint", "", "MSE [HU^2]", "MAE [HU]", "PSNR, range 4000 HU [dB]", "bone Dice"):
-        table.add_column(heading, justify="right" if "[" in heading or "Dice" in heading else "left", overflow="fold")
-    table.add_column("codes", justify="right")
-    table.add_column("perplexity", justify="right")
+    table = Table(
+        title=f"CT to CT: {len(report['measured_on'])} CTs, {report['spacing_mm']:g} mm, 1 slice in {report['every']}",
+        caption=f"PSNR: range {report['psnr_range_hu']:g} HU. Dice: bone above {BONE_ABOVE:g} HU.",
+    )
+    for heading in ("", "checkpoint", ""):
+        table.add_column(heading, overflow="fold")
+    for heading in ("MSE [HU^2]", "MAE [HU]", "PSNR [dB]", "Dice", "codes", "perplexity"):
+        table.add_column(heading, justify="right")
+    names = _short({row[1] for row in rows})
     for i, (mse, checkpoint, label, state) in enumerate(rows):
         psnr, dice = state["psnr_db_range_4000"], state["bone_dice_200"]
-        codes = f"{state['codes']} of {_codes(report, checkpoint)}"
         shown = [f"{mse:.0f}", f"{state['mae_hu']:.1f}"]
         shown += ["-" if psnr is None else f"{psnr:.2f}", "-" if dice is None else f"{dice:.3f}"]
-        table.add_row("" if i else "*", Text(checkpoint), label, *shown, codes, f"{state['perplexity']:.0f}")
+        shown += [f"{state['codes']} / {_codes(report, checkpoint)}", f"{state['perplexity']:.0f}"]
+        table.add_row("" if i else "*", Text(names[checkpoint]), label, *shown)
     return table
+
+
+def _short(checkpoints: set[str]) -> dict[str, str]:
+    """Each path without what all have in front, and without the name of a stage's file: a table has little room."""
+    common = os.path.commonpath([os.path.abspath(path) for path in checkpoints]) if len(checkpoints) > 1 else ""
+    names = {path: os.path.relpath(path, common) if common else path for path in checkpoints}
+    return {path: name.removesuffix(f"{os.sep}last.ckpt") for path, name in names.items()}
 
 
 def _codes(report: dict[str, Any], checkpoint: str) -> int:
