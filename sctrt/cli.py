@@ -416,7 +416,9 @@ def train(
 def pretrain(
     images: Annotated[Path, typer.Argument(help="Folder of photographs (jpg, png, webp, ...), read recursively.")],
     output: OutputOption,
-    config: Annotated[Path | None, typer.Option(help="JSON of a recipe; default: a small network.")] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME|JSON", help="Recipe; default: photographs, a small network.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's last.ckpt.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's.")] = None,
 ) -> None:

@@ -33,6 +33,7 @@ from sctrt.training.discriminator import PatchDiscriminator, adaptive_weight, hi
 from sctrt.training.photographs import CentreCrops, Photograph, RandomCrops, prepare  # noqa: E402
 from sctrt.training.pretrain_config import DiscriminatorConfig, PretrainConfig  # noqa: E402
 from sctrt.training.pretrain_module import Pretraining  # noqa: E402
+from sctrt.training.recipes import load_config  # noqa: E402
 
 TINY = PretrainConfig(
     architecture=Architecture(channels=8, blocks=1, groups=4, codes=32),
@@ -49,7 +50,6 @@ TINY = PretrainConfig(
     seed=3,
     precision="32-true",
 )
-RECIPE = Path(pretraining.__file__).parent / "recipes" / "photographs.json"
 
 
 def texture(seed, height=80, width=100):
@@ -390,7 +390,7 @@ def test_recipes_that_make_no_sense_are_refused(changes, message):
 
 
 def test_the_recipe_that_ships_is_the_default():
-    assert PretrainConfig.model_validate_json(RECIPE.read_bytes()) == PretrainConfig()
+    assert load_config("photographs", PretrainConfig) == PretrainConfig()
 
 
 # Whole runs
@@ -546,9 +546,9 @@ def test_the_recipe_of_a_resumed_run_is_its_own(finished, tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(TINY.model_copy(update={"learning_rate": 1e-3}).model_dump_json())
     with pytest.raises(ValueError, match="another recipe than that of"):
-        pretraining.recipe_for(recipe, finished, None, resume=True)
+        pretraining.recipe_for(str(recipe), finished, None, resume=True)
     recipe.write_text(TINY.model_copy(update={"steps": 30}).model_dump_json())
-    assert pretraining.recipe_for(recipe, finished, None, resume=True).steps == 30
+    assert pretraining.recipe_for(str(recipe), finished, None, resume=True).steps == 30
     assert pretraining.recipe_for(None, finished, None, resume=True) == TINY
     assert pretraining.recipe_for(None, finished, 40, resume=True).steps == 40
     assert pretraining.recipe_for(None, tmp_path / "new", None, resume=True) == PretrainConfig()

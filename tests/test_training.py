@@ -29,8 +29,8 @@ from sctrt.training.cache import cache_cohort  # noqa: E402
 from sctrt.training.codebook import CodebookFollower  # noqa: E402
 from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
 from sctrt.training.data import EverySlices, RandomSlices, scale_pet, take_slices, whole_case  # noqa: E402
+from sctrt.training.fitting import warm_up_and_cosine  # noqa: E402
 from sctrt.training.losses import line_errors, reconstruction_loss, tissue_weight  # noqa: E402
-from sctrt.training.module import warm_up_and_cosine  # noqa: E402
 from sctrt.training.train import Machine  # noqa: E402
 
 TINY = TrainingConfig(

@@ -121,9 +121,8 @@ def test_two_processes_train_as_one_does(place, tmp_path):
         states.append(weights(output))
         metrics.append(json.loads((output / "3-joint" / "metrics.json").read_text()))
     for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, atol=2e-3, rtol=2e-3, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(states[1][name], value, atol=2e-4, rtol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
     assert metrics[1]["val/mae_body"] == pytest.approx(metrics[0]["val/mae_body"], rel=1e-3)
-    assert metrics[1]["train/loss"] > 0
 
 
 def test_the_folds_become_an_ensemble_that_synthesises(place, folds, tmp_path):
@@ -183,8 +182,20 @@ def test_a_patient_in_both_cohorts_is_refused(place, tmp_path):
 def test_the_recipes_are_valid(name):
     recipe = load(name)
     assert recipe.about and recipe.cohort and recipe.train
-    assert load_config(name) == recipe.config
+    assert load_config(name, type(recipe.config)) == recipe.config
+
+
+def test_a_recipe_of_the_other_kind_is_refused():
+    with pytest.raises(ValueError, match="expected one of the recipes five-minutes, phantom-small, got photographs"):
+        load_config("photographs", TrainingConfig)
+
+
+def test_a_file_may_hold_a_recipe_or_its_configuration_alone(tmp_path):
+    recipe = load("five-minutes")
+    for content in (recipe, recipe.config):
+        (tmp_path / "r.json").write_text(content.model_dump_json())
+        assert load_config(str(tmp_path / "r.json"), TrainingConfig) == recipe.config
 
 
 def test_the_shipped_recipe_is_the_default():
-    assert load_config("phantom-small") == TrainingConfig()
+    assert load_config("phantom-small", TrainingConfig) == TrainingConfig()

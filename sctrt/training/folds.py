@@ -13,7 +13,8 @@ import numpy as np
 from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
-from .train import LAST, LAST_STAGE, METRICS
+from .fitting import LAST
+from .train import LAST_STAGE, METRICS
 
 SUMMARY = "folds.json"
 

@@ -11,8 +11,6 @@ The mode `staged` runs all three; the other modes run the last alone, from rando
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import lightning
@@ -25,6 +23,7 @@ from ..units import BONE_ABOVE, LUNG_HU, network_to_hu
 from .codebook import CodebookFollower
 from .config import Mode, StageConfig, TrainingConfig
 from .data import RandomSlices, as_channels
+from .fitting import warm_up_and_cosine
 from .losses import AIR_HU, line_errors, reconstruction_loss, tissue_weight
 
 Part = Literal["encoder", "quant_conv", "quantize", "post_quant_conv", "decoder"]
@@ -232,13 +231,3 @@ def _with_pet_encoder(config: TrainingConfig, autoencoder: VQAutoencoder) -> VQA
         state[first] = model.state_dict()[first]
     model.load_state_dict(state)
     return model
-
-
-def warm_up_and_cosine(warm_up: int, steps: int) -> Callable[[int], float]:
-    """Learning-rate factor of a step: linear rise, then half a cosine down to 2 %."""
-
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / max(1, warm_up))
-        return rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))))
-
-    return factor

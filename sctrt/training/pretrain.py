@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -18,34 +16,30 @@ from torch.utils.data import DataLoader
 from ..errors import VolumeError
 from ..files import write_json
 from .checkpoint_io import WholeCheckpointIO
+from .fitting import LAST, last_checkpoint, quiet_lightning
 from .photographs import NO_IMAGE, CentreCrops, Photographs, RandomCrops, prepare, save_preview
 from .pretrain_config import PretrainConfig
 from .pretrain_module import Pretraining
+from .recipes import load_config
 
 STAGE = "1-photographs"
-CONFIG, LISTED, LAST = "config.json", "photographs.json", "last.ckpt"
+CONFIG, LISTED = "config.json", "photographs.json"
 CACHE = "cache"
 VALIDATE_EVERY_STEPS = 500
 SAVE_EVERY_STEPS = 250
 LOG_EVERY_STEPS = 50
 PREVIEWED = 8  # photographs, as many as are validated at once
 LEFT_OUT_SAID = 5  # files that are named on the terminal; the JSON has all
-EXPECTED_WARNINGS = (
-    r"Checkpoint directory .* exists and is not empty",  # the logger has made it, or the run is resumed
-    r"The dirpath has changed",  # the run's folder was moved
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning with PyTorch of its own day
-    r"The '\w+' does not have many workers",  # crops are cut from memory maps
-)
 
 
-def recipe_for(config: Path | None, output: Path, steps: int | None, resume: bool) -> PretrainConfig:
+def recipe_for(config: str | None, output: Path, steps: int | None, resume: bool) -> PretrainConfig:
     """The recipe of a run: that of the run to be resumed, else the file's, else the default, with `steps` if given.
 
     Raises:
         ValueError: not a recipe, or another one than that of the run to be resumed.
         FileNotFoundError: there is no such file.
     """
-    given = PretrainConfig.model_validate_json(config.read_bytes()) if config else None
+    given = load_config(config, PretrainConfig) if config else None
     begun = output / CONFIG
     recipe = given or PretrainConfig()
     if resume and begun.exists():
@@ -156,15 +150,7 @@ class Previews(Callback):
 
 def _fit(module: Pretraining, data: CropData, output: Path, resume_from: Path | None) -> Path:
     last = output / LAST
-    for unfinished in output.glob(".sctrt-*.tmp"):  # of a run that was killed as it wrote
-        unfinished.unlink()
-    checkpoints = ModelCheckpoint(
-        output, filename=last.stem, every_n_train_steps=SAVE_EVERY_STEPS, enable_version_counter=False
-    )
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
+    with quiet_lightning():
         trainer = lightning.Trainer(
             devices=1,
             max_steps=module.config.steps,
@@ -176,7 +162,7 @@ def _fit(module: Pretraining, data: CropData, output: Path, resume_from: Path | 
             num_sanity_val_steps=0,
             log_every_n_steps=LOG_EVERY_STEPS,
             logger=CSVLogger(output, name="logs"),
-            callbacks=[checkpoints, Previews(output / "previews")],
+            callbacks=[last_checkpoint(output, SAVE_EVERY_STEPS), Previews(output / "previews")],
             plugins=[WholeCheckpointIO()],
             enable_model_summary=False,
         )

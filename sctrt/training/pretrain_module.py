@@ -11,7 +11,6 @@ Models (2022).
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import lightning
@@ -22,6 +21,7 @@ from torch import Tensor
 from ..model.autoencoder import VQAutoencoder
 from .codebook import CodebookFollower
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from .fitting import warm_up_and_cosine
 from .photographs import RandomCrops
 from .pretrain_config import PretrainConfig
 
@@ -30,7 +30,6 @@ MAX_GRADIENT = 1.0  # norm, of autoencoder and discriminator apart
 PSNR_PEAK = 2.0  # the range [-1, 1]
 BETAS = (0.9, 0.99)
 DISCRIMINATOR_BETAS = (0.5, 0.9)  # source: Esser et al. 2021
-LAST_FACTOR = 0.02  # of the learning rate, at the end
 
 
 class Pretraining(lightning.LightningModule):
@@ -131,11 +130,5 @@ class Pretraining(lightning.LightningModule):
         if self.discriminator:
             groups.append({"params": list(self.discriminator.parameters()), "betas": DISCRIMINATOR_BETAS})
         optimizer = torch.optim.AdamW(groups, lr=c.learning_rate, weight_decay=c.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(c.warm_up_steps, c.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _learning_rate_factor(self, step: int) -> float:
-        """A linear rise, then half a cosine."""
-        rise = min(1.0, (step + 1) / max(1, self.config.warm_up_steps))
-        fall = (1 + math.cos(math.pi * min(1.0, step / self.config.steps))) / 2
-        return rise * (LAST_FACTOR + (1 - LAST_FACTOR) * fall)

@@ -61,7 +61,7 @@ def run_training(request: Request, output: Path, machine: Machine, resume: bool,
 def recipe_of(request: Request, pretrained: VQAutoencoder | None) -> TrainingConfig:
     """The recipe that was named, or that of the mode, with what was said besides it."""
     if request.config:
-        config = recipes.load_config(request.config)
+        config = recipes.load_config(request.config, TrainingConfig)
         config = _changed(config, {"mode": request.mode} if request.mode else {})
     elif pretrained is not None:
         mode = request.mode or "no-frozen"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from ..files import write_json
@@ -22,20 +18,15 @@ from .cache import CachedCase
 from .checkpoint_io import WholeCheckpointIO
 from .config import FROM_CHECKPOINT, TrainingConfig
 from .data import CaseData
+from .fitting import LAST, last_checkpoint, quiet_lightning
 from .module import Autoencoder, Encoder, PetToCt, Stage, initial_network
 from .previews import Previews
 
 StageT = TypeVar("StageT", bound=Stage)
 
-LAST_STAGE, LAST, METRICS, CASES = "3-joint", "last.ckpt", "metrics.json", "cases.json"
+LAST_STAGE, METRICS, CASES = "3-joint", "metrics.json", "cases.json"
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
-EXPECTED_WARNINGS = (
-    r"Checkpoint directory .* exists and is not empty",  # the logger has made it, or the run is resumed
-    r"The dirpath has changed",  # the run's folder was moved
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning with PyTorch of its own day
-    r"The '\w+' does not have many workers",  # the cases are in memory
-)
 
 
 @dataclass(frozen=True)
@@ -120,21 +111,6 @@ def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
     return make()
 
 
-def _checkpoints(output: Path, every: int) -> ModelCheckpoint:
-    """Keeps `last.ckpt` alone, under that very name, also where an earlier run has left one."""
-    return ModelCheckpoint(output, filename="last", every_n_train_steps=every, enable_version_counter=False)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's advice on what is meant here as it is."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        yield
-
-
 @quiet_lightning()
 def _fit(stage: Stage, data: CaseData, output: Path, machine: Machine, resume: bool) -> Path:
     accumulate = stage.config.micro_batches // machine.processes
@@ -155,7 +131,7 @@ def _fit(stage: Stage, data: CaseData, output: Path, machine: Machine, resume: b
         num_sanity_val_steps=0,
         log_every_n_steps=50,
         logger=logger,
-        callbacks=[_checkpoints(output, stage.config.save_every), Previews(output / "previews")],
+        callbacks=[last_checkpoint(output, stage.config.save_every), Previews(output / "previews")],
         enable_model_summary=False,
     )
     last = output / LAST

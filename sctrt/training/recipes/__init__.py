@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from ..config import TrainingConfig
+from ..pretrain_config import PretrainConfig
+
+Config = TypeVar("Config", TrainingConfig, PretrainConfig)
 
 
 class Recipe(BaseModel):
@@ -19,7 +23,7 @@ class Recipe(BaseModel):
     about: str
     cohort: str  # the command that makes it
     train: str  # the command that runs it
-    config: TrainingConfig
+    config: TrainingConfig | PretrainConfig
     expected: dict[str, Any]  # measures on the held-out cases: mean, standard deviation over folds, machine, commit
 
 
@@ -39,17 +43,23 @@ def load(name: str) -> Recipe:
     return Recipe.model_validate_json(resources.files(__name__).joinpath(f"{name}.json").read_bytes())
 
 
-def load_config(name_or_file: str) -> TrainingConfig:
+def load_config(name_or_file: str, kind: type[Config]) -> Config:
     """The configuration of a recipe that comes with sctrt, or of a JSON file: a recipe's, or a configuration alone.
 
+    Args:
+        name_or_file: "phantom-small", or the file's path.
+        kind: `TrainingConfig` or `PretrainConfig`.
+
     Raises:
-        ValueError: there is no such recipe or file, or it is not valid.
+        ValueError: there is no such recipe or file, it is not valid, or of the other kind.
     """
     file = Path(name_or_file)
-    if not file.is_file():
-        return load(name_or_file).config
-    content = file.read_bytes()
-    try:
-        return Recipe.model_validate_json(content).config
-    except ValueError:
-        return TrainingConfig.model_validate_json(content)
+    if file.is_file():
+        content = json.loads(file.read_bytes())
+        is_recipe = isinstance(content, dict) and content.keys() >= {"about", "config"}
+        return kind.model_validate_json(json.dumps(content["config"] if is_recipe else content))
+    config = load(name_or_file).config
+    if not isinstance(config, kind):
+        fitting = [name for name in names() if isinstance(load(name).config, kind)]
+        raise ValueError(f"expected one of the recipes {', '.join(fitting)}, got {name_or_file}")
+    return config
