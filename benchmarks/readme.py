@@ -77,6 +77,24 @@ def runtimes(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"`{content['command']}` at commit {content['commit']}, {content['device']}.\n"])
 
 
+def experiments(content: dict[str, Any]) -> str:
+    """One row an experiment: mean and standard deviation over folds."""
+    rows = content["experiments"]
+    names = list(next(iter(rows.values()))["measures"])
+    lines = [f"| | folds | {' | '.join(names)} | minutes a fold |", f"| --- | ---: |{' ---: |' * (len(names) + 1)}"]
+    for experiment, row in rows.items():
+        cells = [_mean_and_spread(row["measures"][name]) for name in names]
+        lines.append(f"| {experiment} | {len(row['folds'])} | {' | '.join(cells)} | {row['minutes']:.0f} |")
+    where = f"at commit {content['commit']}, {content['device']}, one thread, other work beside it"
+    return "\n".join([*lines, "", f"{content['note']} `{content['command']}` {where}.\n"])
+
+
+def _mean_and_spread(measure: dict[str, Any]) -> str:
+    digits = 2 if abs(measure["mean"]) < 1 else 1
+    spread = "" if measure["sd"] is None else f" ± {measure['sd']:.{digits}f}"
+    return f"{measure['mean']:.{digits}f}{spread}"
+
+
 def training(content: dict[str, Any]) -> str:
     """What each stage reached on the validation cases."""
     names = ("step", "mae_body", "mae_lung", "mae_bone", "dice_bone", "codes", "perplexity")
@@ -208,6 +226,7 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/inside.md", "codes", "examine.json", inside_codes),
     ("docs/inside.md", "fusions", "examine.json", inside_fusions),
     ("docs/inside.md", "lines", "examine.json", inside_lines),
+    ("docs/experiments.md", "experiments", "experiments.json", experiments),
     ("docs/another_site.md", "another-site", "another_site.json", another_site_table.markdown),
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
