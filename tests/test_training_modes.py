@@ -103,10 +103,14 @@ def test_every_mode_becomes_a_bundle_that_each_runtime_runs_alike(trained, nac_b
         assert np.mean(difference > 0.1) < 0.02 and difference.mean() < 0.1
 
 
-def test_the_modes_validate_with_the_codebook(trained):
-    _, checkpoint, _ = trained
+def test_the_codebook_goes_on_from_where_it_was(trained):
+    """Codes that no latent used stay until they are revived; they do not fall to the origin."""
+    _, checkpoint, before = trained
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert bool(state["follower.started"])
+    if before is not None:
+        moved = (state["model.quantize.embedding.weight"] - before.quantize.embedding.weight).norm(dim=1)
+        assert (moved < 1e-6).float().mean() > 0.2
 
 
 def test_an_adapter_begins_as_the_identity(pretrained):

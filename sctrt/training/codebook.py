@@ -55,6 +55,13 @@ class CodebookFollower(nn.Module):
         return latent + (quantised - latent).detach(), F.mse_loss(latent, quantised)
 
     @torch.no_grad()
+    def go_on(self) -> None:
+        """Follows from the codes as they are, those of a network that has been trained."""
+        self.uses.fill_(1.0)
+        self.sums.copy_(self.codes)
+        self.started.fill_(True)
+
+    @torch.no_grad()
     def start(self, latents: Tensor, strategy: Strategy, seed: int) -> None:
         """k-means on latents [M, D]."""
         latents = latents.to(self.codes)
@@ -63,10 +70,8 @@ class CodebookFollower(nn.Module):
         for _ in range(KMEANS_ITERATIONS):
             uses, sums = self._statistics(latents, self._codebook[0].nearest(latents))
             self.codes[uses > 0] = sums[uses > 0] / uses[uses > 0, None]
-        self.uses.fill_(1.0)
-        self.sums.copy_(self.codes)
+        self.go_on()
         self._share(strategy)
-        self.started.fill_(True)
 
     @torch.no_grad()
     def follow(self, strategy: Strategy, seed: int) -> None:

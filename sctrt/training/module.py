@@ -65,7 +65,8 @@ class Stage(lightning.LightningModule):
             getattr(self.model, name).requires_grad_(False)
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.follower = CodebookFollower(model.quantize, config.codebook_decay)
-        self.follower.started.fill_(codebook_started)
+        if codebook_started:
+            self.follower.go_on()
         self.follows = "quantize" not in frozen
 
     def source(self, batch: tuple[Tensor, Tensor]) -> Tensor:

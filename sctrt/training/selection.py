@@ -183,8 +183,7 @@ def fine_tune(
     tuned.quantize.requires_grad_(False)
     device = next(tuned.parameters()).device
     follower = CodebookFollower(tuned.quantize, CODEBOOK_DECAY).to(device)
-    follower.sums.copy_(follower.codes)  # it goes on from the codes as they are
-    follower.started.fill_(True)
+    follower.go_on()
     strategy = SingleDeviceStrategy(device)
     optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=learning_rate)
     rng = np.random.default_rng(seed)
