@@ -488,6 +488,22 @@ def test_a_run_that_was_cut_off_ends_in_the_same_weights(finished, cases, tmp_pa
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_run_is_not_overwritten(finished, cases):
+    before = checkpoint(finished, STAGES[2])["global_step"]
+    with pytest.raises(ValueError, match="holds a run already; go on with it by --resume"):
+        run(TINY, cases, finished)
+    assert checkpoint(finished, STAGES[2])["global_step"] == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"spacing_mm": 5.0}, "the run's own spacing_mm"), ({"normaliser": TINY.normaliser}, "the 2 cases of")],
+)
+def test_a_run_is_not_resumed_as_another(finished, cases, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(TINY.model_copy(update=changes), (cases[0][:1], cases[1]), finished, resume=True)
+
+
 def test_resuming_a_finished_run_changes_nothing(finished, cases, tmp_path, monkeypatch):
     output = shutil.copytree(finished, tmp_path / "run")
     run(TINY, cases, output, resume=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from .previews import Previews
 
 StageT = TypeVar("StageT", bound=Stage)
 
-LAST_STAGE, METRICS, CASES = "3-joint", "metrics.json", "cases.json"
+LAST_STAGE, CONFIG, METRICS, CASES = "3-joint", "config.json", "metrics.json", "cases.json"
+FIXED = ("mode", "architecture", "normaliser", "spacing_mm")  # what a run cannot change on its way
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
 
@@ -72,7 +74,8 @@ def train(
 
     Raises:
         BundleError: the pre-trained network does not fit the recipe.
-        ValueError: the processes do not divide the micro-batches, or a pre-trained network is missing or unused.
+        ValueError: the processes do not divide the micro-batches, a pre-trained network is missing or unused, or
+            `output` holds a run that is not to be resumed, or one of other cases or another network.
     """
     if config.micro_batches % machine.processes:
         raise ValueError(
@@ -83,13 +86,14 @@ def train(
         raise ValueError(
             f"expected a checkpoint in the modes {', '.join(FROM_CHECKPOINT)}: the mode {config.mode} {need}"
         )
+    _check_place(config, training, output, resume)
     start = None if pretrained is None else initial_network(config, pretrained)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
     if machine.processes > 1 and not torch.cuda.is_available():
         torch.set_num_threads(1)
     data = CaseData(training, validation, config)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "config.json", config.model_dump(mode="json"))
+    write_json(output / CONFIG, config.model_dump(mode="json"))
     write_json(output / CASES, {"training": _listed(training), "validation": _listed(validation)})
     if config.mode != "staged":
         return _fit(_seeded(lambda: PetToCt(config, start), config), data, output / LAST_STAGE, machine, resume)
@@ -99,6 +103,23 @@ def train(
     _fit(encoder, data, output / "2-encoder", machine, resume)
     joint = PetToCt(config, encoder.average, encoder.follower.state_dict())
     return _fit(joint, data, output / LAST_STAGE, machine, resume)
+
+
+def _check_place(config: TrainingConfig, training: list[CachedCase], output: Path, resume: bool) -> None:
+    """Refuses to overwrite a run, or to go on with it as another."""
+    if not list(output.glob(f"*/{LAST}")):
+        return
+    if not resume:
+        raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
+    begun = json.loads((output / CONFIG).read_bytes())
+    now = config.model_dump(mode="json")
+    other = [name for name in FIXED if name in begun and begun[name] != now[name]]
+    if other:
+        raise ValueError(f"expected the run's own {', '.join(other)}, as in {output / CONFIG}; start another run")
+    if (output / CASES).exists():
+        cases = {case["name"] for case in json.loads((output / CASES).read_bytes())["training"]}
+        if cases != {case.name for case in training}:
+            raise ValueError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
 
 
 def _listed(cases: list[CachedCase]) -> list[dict[str, str]]:
