@@ -490,6 +490,8 @@ def export(
 ) -> None:
     """Makes a model bundle NAME.sctrt of a checkpoint, or an ensemble of the folds of a cross-validation."""
     _need("onnxscript", "export", "train")
+    if cohort and not cohort.exists():
+        raise typer.BadParameter(f"--cohort {cohort} is not there")
     if output.suffix != ".sctrt":
         raise typer.BadParameter(f"expected a name that ends in .sctrt, got {output}")
     if checkpoint.is_dir() and (checkpoint / "folds.json").is_file():

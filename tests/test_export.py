@@ -312,9 +312,12 @@ def test_a_damaged_run_is_refused(trained, tmp_path, damage):
     config = trained.parents[1] / "config.json"
     if damage == "truncated":
         trained.write_bytes(trained.read_bytes()[:1000])
-    elif damage == "another network":  # such as the first stage's, whose encoder sees the CT
-        recipe = json.loads(config.read_text())
-        config.write_text(json.dumps({**recipe, "architecture": {**recipe["architecture"], "input_channels": 1}}))
+    elif damage == "another network":  # the first stage's, whose encoder sees the CT
+        content = torch.load(trained, weights_only=True)
+        content["state_dict"] = {
+            k: v[:, :1] if "encoder.conv_in.w" in k else v for k, v in content["state_dict"].items()
+        }
+        torch.save(content, trained)
     elif damage == "recipe":
         recipe = json.loads(config.read_text())
         config.write_text(json.dumps({**recipe, "architecture": {"channels": "many"}}))

@@ -234,6 +234,12 @@ def export_checkpoint(
         training = {"config": recipe, "checkpoint_sha256": bundles.sha256(checkpoint)}
         normaliser = Normaliser.model_validate(recipe.get("normaliser", {}))  # photographs have none, nor a spacing
         spacing_mm = recipe.get("spacing_mm", spacing_mm)
+        if normaliser.channels not in (1, model.architecture.input_channels):
+            raise BundleError(
+                f"expected a network that sees PET on {normaliser.channels} channels, got one with "
+                f"{model.architecture.input_channels} in {checkpoint}: it is of a stage that sees CTs; export the last "
+                "stage's last.ckpt"
+            )
     else:
         state = read_checkpoint(checkpoint)
         model = load_strictly(VQAutoencoder(architecture_of(state)), state, checkpoint)
