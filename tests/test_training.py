@@ -404,7 +404,7 @@ def checkpoint(output, name):
 
 
 def test_every_stage_leaves_its_files(finished):
-    assert sorted(path.name for path in finished.iterdir()) == [*STAGES, "config.json"]
+    assert sorted(path.name for path in finished.iterdir()) == [*STAGES, "cases.json", "config.json"]
     assert TrainingConfig.model_validate_json((finished / "config.json").read_text()) == TINY
     for name, steps in zip(STAGES, (24, 16, 10), strict=True):
         assert checkpoint(finished, name)["global_step"] == steps
