@@ -10,6 +10,7 @@ simulated PET: they must not be set beside clinical ones, the paper's 74.49 HU a
 from __future__ import annotations
 
 import csv
+import hashlib
 import json as json_module
 import os
 import time
@@ -69,7 +70,7 @@ ADAPTER = SMALL.model_copy(update={"adapter_channels": ADAPTER_CHANNELS})
 FROM_NOTHING = StageConfig(steps=STEPS, learning_rate=RATE, continuous_steps=STEPS // 3)
 SCALES = {"architecture": SMALL, "normaliser": Normaliser(scales=(0, 2, 4))}
 POSITION = Normaliser(scales=(0, 1, 2, 3, 4), position=True)
-# A third each: CT -> CT, PET -> latents (several steps in the time of one with a decoder), PET -> CT.
+# CT -> CT, PET -> latents (several steps in the time of one with a decoder), PET -> CT.
 STAGED = fine_tuned(
     mode="staged",
     architecture=GREY.model_copy(update={"input_channels": POSITION.channels}),
@@ -110,18 +111,19 @@ EXPERIMENTS = {
 
 def main(
     work: Annotated[Path, typer.Option(help="Runs and the cache of cases lie here.")],
-    cohort: Annotated[Path, typer.Option(help="Training cases of phantom-small, see export/phantom_small.py.")],
+    cohort: Annotated[Path, typer.Option(help="As of sctrt train; of phantom-small's training cases, 35 are taken.")],
     photographs: Annotated[Path, typer.Option(help="Checkpoint of sctrt pretrain with the recipe photographs.")],
     minutes: Annotated[float, typer.Option(help="After these no other fold is begun.")] = 60.0,
     only: Annotated[list[str] | None, typer.Option(help="Names of experiments; default: all.")] = None,
     json: Annotated[Path | None, typer.Option(help="Where the numbers go.")] = None,
 ) -> None:
     until = time.monotonic() + 60 * minutes
-    cases = cache_cohort(listed(cohort, work), work / "cache", fine_tuned().spacing_mm, print)
+    is_ours = (cohort / "body_000").is_dir()
+    cases = cache_cohort(listed(cohort, work) if is_ours else cohort, work / "cache", fine_tuned().spacing_mm, print)
     held_out = split([case.patient for case in cases], FOLDS, seed=0)
     for fold in range(FOLDS):
         for name in only or EXPERIMENTS:
-            place = work / name.replace(",", "").replace(" ", "-") / f"fold-{fold}"
+            place = folder_of(work, name) / f"fold-{fold}"
             if (place / "measures.json").exists() or time.monotonic() > until:
                 continue
             place.mkdir(parents=True, exist_ok=True)
@@ -136,6 +138,13 @@ def main(
         facts = environment(torch.get_num_threads())
         found = collected(work)
         write_json(json, {**facts, "note": report.PHANTOM_NOTE, "steps": STEPS, "folds": FOLDS, "experiments": found})
+
+
+def folder_of(work: Path, name: str) -> Path:
+    """Of an experiment; with another configuration, another one."""
+    config = EXPERIMENTS[name].config
+    digest = hashlib.sha256(b"" if config is None else config.model_dump_json().encode()).hexdigest()[:8]
+    return work / f"{name.replace(',', '').replace(' ', '-')}-{digest}"
 
 
 def listed(cohort: Path, work: Path) -> Path:
@@ -169,7 +178,7 @@ def trained(
 
 def measures(sct: Volume, case: CachedCase) -> dict[str, float | None]:
     """Of one held-out case, after fusion."""
-    found = evaluate(sct, nifti.load(case.source.with_name("ct.nii.gz"), unit="HU"))
+    found = evaluate(sct, nifti.load(case.ct_source, unit="HU"))
     tissues = {name: one.mae_hu if one else None for name, one in found.body.tissues.items()}
     return {
         "MAE body [HU]": found.body.mae_hu,
@@ -186,7 +195,7 @@ def collected(work: Path) -> dict[str, Any]:
     """Of each experiment that has folds: each measure's mean over the cases of a fold, their mean and spread."""
     found = {}
     for name in EXPERIMENTS:
-        files = sorted((work / name.replace(",", "").replace(" ", "-")).glob("fold-*/measures.json"))
+        files = sorted(folder_of(work, name).glob("fold-*/measures.json"))
         folds = [json_module.loads(file.read_bytes()) for file in files]
         if not folds:
             continue

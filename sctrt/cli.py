@@ -388,7 +388,7 @@ def train(
         int | None, typer.Option(min=1, help="GPUs, or processes on a CPU; default: all GPUs, or one process.")
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, as Lightning counts them.")] = 1,
-    strategy: Annotated[str, typer.Option(help="Of Lightning: ddp, fsdp, ...")] = "auto",
+    strategy: Annotated[str, typer.Option(help="Of Lightning: auto, or ddp and its kinds.")] = "auto",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Logs for it, instead of CSV.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the output folder's checkpoints.")] = False,
 ) -> None:
@@ -400,13 +400,14 @@ def train(
         raise typer.BadParameter("expected either --validation COHORT or --folds N")
     if fold is not None and (folds is None or fold >= folds):
         raise typer.BadParameter(f"--fold counts from 0 to --folds - 1, got {fold} of {folds}")
-    from .training.run import Machine, Request, run_training
+    _check_folder(output)
+    from .training.run import Machine, Request, RunError, run_training
 
     machine = Machine(devices, nodes, strategy, tensorboard)
     request = Request(cohort, validation, folds, fold, mode, init, config, steps, seed, cache or output / "cache")
     try:
         checkpoints = run_training(request, output, machine, resume, _say)
-    except ValueError as error:
+    except RunError as error:
         raise typer.BadParameter(str(error)) from error
     for checkpoint in checkpoints:
         _say(f"{checkpoint}: make a bundle of it with sctrt export {checkpoint} -o NAME.sctrt")

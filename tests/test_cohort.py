@@ -200,7 +200,47 @@ def test_a_copy_of_a_pet_is_listed(cohort, tmp_path):
     """Under another name, it would stand in two folds."""
     shutil.copytree(cohort / "a", cohort / "copy")
     (problem,) = problems_of(cohort, tmp_path)
-    assert "copy" in problem and "of a" in problem
+    assert "nac.nii.gz of patient copy is the same as" in problem and "of patient a" in problem
+
+
+def test_a_copy_of_a_ct_is_listed(cohort, nac_body, tmp_path):
+    save_pair(cohort / "d", nac_body, (24, 42, 40))
+    shutil.copy(cohort / "d" / "ct.nii.gz", cohort / "a" / "ct.nii.gz")
+    (problem,) = problems_of(cohort, tmp_path)
+    assert "ct.nii.gz of patient d is the same as" in problem and "of patient a" in problem
+
+
+def test_a_patient_named_zero_is_one(cohort):
+    for name in "ab":
+        (cohort / name / "meta.json").write_text('{"patient": 0}')
+    assert [pair.patient for pair in read_cohort(cohort)] == ["0", "0", "c"]
+
+
+def test_spaces_make_no_other_patient(cohort):
+    file = table(cohort, "c.json", [row("p", "a", scan="1"), row(" p ", "b", scan="2")])
+    assert {pair.patient for pair in read_cohort(file)} == {"p"}
+
+
+@pytest.mark.parametrize("meta", ['{"ct": 5}', "[" * 100_000, "[]", "{", '"a"'])
+def test_a_hostile_meta_json_is_listed(cohort, tmp_path, meta):
+    (cohort / "a" / "meta.json").write_text(meta)
+    (problem,) = problems_of(cohort, tmp_path)
+    assert "meta.json: " in problem
+
+
+@pytest.mark.parametrize("name", ["x\0y", "n" * 300, "loop/nac.nii.gz"])
+def test_a_hostile_path_is_listed(cohort, tmp_path, name):
+    (cohort / "loop").symlink_to(cohort / "loop")
+    problems = problems_of(table(cohort, "c.json", [row("a"), {**row("b"), "pet": name}]), tmp_path)
+    assert problems and all("b" in problem or "entry 2" in problem for problem in problems)
+
+
+def test_a_damaged_record_is_made_again(cohort, tmp_path):
+    cache_cohort(cohort, tmp_path / "cache", SPACING)
+    victim = sorted((tmp_path / "cache").iterdir())[0] / "case.json"
+    victim.write_text(victim.read_text().replace("box_zyx", "box"))
+    said = []
+    assert len(cache_cohort(cohort, tmp_path / "cache", SPACING, said.append)) == 3 and len(said) == 1
 
 
 def test_rows_that_lack_something_are_listed(cohort, tmp_path):

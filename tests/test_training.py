@@ -488,6 +488,28 @@ def test_a_run_that_was_cut_off_ends_in_the_same_weights(finished, cases, tmp_pa
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_run_that_dies_between_two_micro_batches_ends_in_the_same_weights(finished, cases, tmp_path, monkeypatch):
+    """Killed after a save, resumed, killed within the very next step: what was saved is still of whole steps."""
+    deaths = [0]
+    micro_batch = RandomSlices.micro_batch
+
+    def deadly(self, step, part):
+        if (step, part) == (5, 0) and deaths[0] < 2:  # as step 4 is half done
+            deaths[0] += 1
+            raise Killed
+        return micro_batch(self, step, part)
+
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns(STAGES[2]))
+    monkeypatch.setattr(RandomSlices, "micro_batch", deadly)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(TINY, cases, tmp_path / "run", resume=True)
+        assert checkpoint(tmp_path / "run", STAGES[2])["global_step"] == 4
+    run(TINY, cases, tmp_path / "run", resume=True)
+    one, other = (checkpoint(output, STAGES[2])["state_dict"] for output in (finished, tmp_path / "run"))
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
 def test_a_run_is_not_overwritten(finished, cases):
     before = checkpoint(finished, STAGES[2])["global_step"]
     with pytest.raises(ValueError, match="holds a run already; go on with it by --resume"):
@@ -497,7 +519,7 @@ def test_a_run_is_not_overwritten(finished, cases):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"spacing_mm": 5.0}, "the run's own spacing_mm"), ({"normaliser": TINY.normaliser}, "the 2 cases of")],
+    [({"spacing_mm": 5.0}, "the run's own spacing_mm"), ({"seed": 9}, "the run's own seed"), ({}, "the 2 cases of")],
 )
 def test_a_run_is_not_resumed_as_another(finished, cases, changes, message):
     with pytest.raises(ValueError, match=message):
@@ -546,9 +568,17 @@ def test_a_stage_of_no_steps_is_left_out(cases, tmp_path, left_out):
     assert last.is_file()
 
 
-def test_a_codebook_that_was_never_started_does_not_stop_the_second_stage(cases, tmp_path):
-    config = stage(stage(TINY, "autoencoder", steps=3, continuous_steps=100), "encoder", steps=3)
-    run(stage(config, "joint", steps=3), cases, tmp_path)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"autoencoder": StageConfig(steps=3, learning_rate=1e-3, continuous_steps=3)},
+        {"mode": "scratch", "joint": StageConfig(steps=3, learning_rate=1e-3, continuous_steps=9)},
+    ],
+)
+def test_a_codebook_that_would_never_be_started_is_refused(changes):
+    """Such a network would be validated without its codebook, and exported with one that it never saw."""
+    with pytest.raises(ValueError, match="the codebook would never be started"):
+        TrainingConfig.model_validate({**dict(TINY), **changes})
 
 
 def test_processes_must_divide_the_micro_batches(cases, tmp_path):

@@ -12,10 +12,12 @@ pytest.importorskip("lightning")
 
 from sctrt.model import export  # noqa: E402
 from sctrt.model.autoencoder import VQAutoencoder  # noqa: E402
-from sctrt.model.checkpoint import fold_grey  # noqa: E402
+from sctrt.model.checkpoint import fold_grey, load_autoencoder  # noqa: E402
 from sctrt.training.cache import cache_cohort  # noqa: E402
+from sctrt.training.codebook import CodebookFollower  # noqa: E402
 from sctrt.training.config import FROM_CHECKPOINT, StageConfig, TrainingConfig, fine_tuning  # noqa: E402
 from sctrt.training.module import FROZEN, initial_network  # noqa: E402
+from sctrt.training.run import Request, recipe_of  # noqa: E402
 from sctrt.training.train import train  # noqa: E402
 
 PHOTOGRAPHS = Architecture(channels=8, blocks=1, groups=4, codes=64)  # RGB in and out, as pre-training leaves it
@@ -111,6 +113,31 @@ def test_the_codebook_goes_on_from_where_it_was(trained):
     if before is not None:
         moved = (state["model.quantize.embedding.weight"] - before.quantize.embedding.weight).norm(dim=1)
         assert (moved < 1e-6).float().mean() > 0.2
+
+
+def test_a_frozen_codebook_keeps_no_account_of_its_uses():
+    follower = CodebookFollower(VQAutoencoder(PHOTOGRAPHS).quantize, 0.9, follows=False)
+    follower.go_on()
+    for _ in range(3):
+        follower(torch.randn(1, 3, 4, 4))
+    assert follower._step == [] and follower._spare is None
+
+
+def test_an_adapted_network_begins_no_other_mode(pretrained):
+    adapted = initial_network(recipe("adapter"), pretrained)
+    with pytest.raises(BundleError, match="expected a checkpoint of the recipe's architecture"):
+        initial_network(recipe("no-frozen"), adapted)
+    assert initial_network(recipe("adapter"), adapted).architecture == adapted.architecture
+
+
+def test_a_bundle_is_fine_tuned_on_the_pet_that_it_knows(scales_bundle, tmp_path):
+    """Its scales and voxel size, not grey PET on every channel."""
+    manifest = scales_bundle.manifest
+    for source in (scales_bundle.path, scales_bundle.weights):
+        request = Request(tmp_path, None, 2, None, None, source, None, None, None, tmp_path)
+        config = recipe_of(request, load_autoencoder(source))
+        assert config.normaliser == manifest.normaliser and config.spacing_mm == manifest.spacing_mm
+        assert config.mode == "no-frozen" and config.architecture == manifest.architecture
 
 
 def test_an_adapter_begins_as_the_identity(pretrained):

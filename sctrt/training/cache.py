@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ class CachedCase:
     patient: str
     name: str
     source: Path  # the PET's file
+    ct_source: Path
     pet: NDArray[np.float16]  # [Z, Y, X] relative to the median of the PET's body
     ct: NDArray[np.int16]  # [Z, Y, X] HU, air where the CT does not reach
     affine: NDArray[np.float64]  # voxel (x, y, z) -> LPS mm
@@ -79,23 +81,34 @@ def cache_cohort(
     """
     pairs, problems = list_pairs(cohort)
     cases: list[CachedCase] = []
-    seen: dict[str, Pair] = {}
+    seen: dict[str, tuple[str, Path]] = {}
     for number, pair in enumerate(pairs, 1):
         try:
-            hashes = {"pet": sha256(pair.pet), "ct": sha256(pair.ct)}
-            other = seen.setdefault(hashes["pet"], pair)
-            if other.patient != pair.patient:
-                raise VolumeError(f"{pair.pet} of patient {pair.patient} is the PET {other.pet} of {other.patient}")
+            hashes = _hashes(pair, seen)
             place = folder / _key(hashes, spacing_mm)
             if not _whole(place):
                 say(f"case {number} of {len(pairs)}: {pair.name}")
                 _make(pair, hashes, place, spacing_mm)
             cases.append(_open(pair, place))
-        except (VolumeError, OSError) as error:
+        except VolumeError as error:
             problems.append(str(error))
     if problems:
         raise CohortError(cohort, problems)
     return cases
+
+
+def _hashes(pair: Pair, seen: dict[str, tuple[str, Path]]) -> dict[str, str]:
+    """Of both files; neither may be a copy of another patient's, who might be in another fold."""
+    hashes = {}
+    for kind, file in (("pet", pair.pet), ("ct", pair.ct)):
+        try:
+            hashes[kind] = sha256(file)
+        except OSError as error:
+            raise VolumeError(f"{file}: {error.strerror}; check the file") from error
+        patient, other = seen.setdefault(hashes[kind], (pair.patient, file))
+        if patient != pair.patient:
+            raise VolumeError(f"{file} of patient {pair.patient} is the same as {other} of patient {patient}")
+    return hashes
 
 
 def _key(hashes: dict[str, str], spacing_mm: float) -> str:
@@ -107,16 +120,21 @@ def _whole(place: Path) -> bool:
     """Whether a case lies there, with the content that its record says."""
     try:
         record = json.loads((place / RECORD).read_bytes())
+        _place_of(record)
         return all(sha256(place / name) == record["sha256"][name] for name in (PET, CT))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def _open(pair: Pair, place: Path) -> CachedCase:
-    record = json.loads((place / RECORD).read_bytes())
-    z, y, x = (slice(first, last) for first, last in record["box_zyx"])
+    affine, box = _place_of(json.loads((place / RECORD).read_bytes()))
     pet, ct = (np.load(place / name, mmap_mode="r", allow_pickle=False) for name in (PET, CT))
-    return CachedCase(pair.patient, pair.name, pair.pet.resolve(), pet, ct, np.array(record["affine"]), (z, y, x))
+    return CachedCase(pair.patient, pair.name, pair.pet.resolve(), pair.ct.resolve(), pet, ct, affine, box)
+
+
+def _place_of(record: dict[str, Any]) -> tuple[NDArray[np.float64], Box]:
+    z, y, x = (slice(int(first), int(last)) for first, last in record["box_zyx"])
+    return np.array(record["affine"], dtype=np.float64).reshape(4, 4), (z, y, x)
 
 
 def _make(pair: Pair, hashes: dict[str, str], place: Path, spacing_mm: float) -> None:
@@ -138,11 +156,21 @@ def _make(pair: Pair, hashes: dict[str, str], place: Path, spacing_mm: float) ->
         np.save(temporary / CT, hu.astype(np.int16))
         written = {name: sha256(temporary / name) for name in (PET, CT)}
         write_json(temporary / RECORD, {**record, "sha256": written})
-        if not _whole(place):  # another process may have been faster
-            shutil.rmtree(place, ignore_errors=True)
-            os.replace(temporary, place)
+        _put(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(made: Path, place: Path) -> None:
+    """Renames a case to its place, unless another process was faster."""
+    if _whole(place):
+        return
+    shutil.rmtree(place, ignore_errors=True)  # what was damaged
+    try:
+        os.replace(made, place)
+    except OSError:
+        if not _whole(place):
+            raise
 
 
 def _load_pet(path: Path, spacing_mm: float) -> tuple[Volume, NetworkInput]:

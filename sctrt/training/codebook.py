@@ -22,15 +22,16 @@ class CodebookFollower(nn.Module):
     Args:
         codebook: is changed in place, without gradients.
         decay: of the moving averages, a step.
+        follows: False leaves the codes where they are.
     """
 
     uses: Tensor  # [K] mean uses a step
     sums: Tensor  # [K, D] mean sum of the latents that use a code
     started: Tensor  # bool
 
-    def __init__(self, codebook: Codebook, decay: float) -> None:
+    def __init__(self, codebook: Codebook, decay: float, follows: bool = True) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay, self.follows = decay, follows
         self._codebook = [codebook]  # in a list: its parameters belong to the network
         codes, dim = codebook.embedding.weight.shape
         self.register_buffer("uses", torch.ones(codes))
@@ -49,9 +50,10 @@ class CodebookFollower(nn.Module):
         if not self.started:
             return latent, latent.new_zeros(())
         quantised, index = self._codebook[0](latent)
-        flat = latent.detach().permute(0, 2, 3, 1).reshape(-1, latent.shape[1])
-        self._step.append(self._statistics(flat, index.flatten()))
-        self._spare = flat if self._spare is None else self._spare
+        if self.follows and self.training:
+            flat = latent.detach().permute(0, 2, 3, 1).reshape(-1, latent.shape[1])
+            self._step.append(self._statistics(flat, index.flatten()))
+            self._spare = flat if self._spare is None else self._spare
         return latent + (quantised - latent).detach(), F.mse_loss(latent, quantised)
 
     @torch.no_grad()
@@ -95,7 +97,9 @@ class CodebookFollower(nn.Module):
     def _share(self, strategy: Strategy) -> None:
         """Every process goes on with the first one's codebook."""
         for tensor in (self.uses, self.sums, self.codes):
-            tensor.copy_(strategy.broadcast(tensor))
+            tensor.copy_(
+                strategy.broadcast(tensor.cpu())
+            )  # as objects: on a GPU they would name the first one's device
 
     def _statistics(self, flat: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """How often each code [K] is used, and the sum [K, D] of the latents that use it."""

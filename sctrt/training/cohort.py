@@ -47,7 +47,7 @@ class CohortError(VolumeError):
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, str_strip_whitespace=True)
 
     patient: str = Field(min_length=1)
     pet: str = Field(min_length=1)
@@ -106,7 +106,7 @@ def _from_folder(path: Path) -> tuple[list[Pair], list[str]]:
     for folder in folders:
         try:
             pairs.append(Pair(_patient_of(folder), folder.name, folder / NAC, folder / CT))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             problems.append(f"{folder / META}: {error}")
     return pairs, problems
 
@@ -117,7 +117,8 @@ def _patient_of(folder: Path) -> str:
     meta = json.loads((folder / META).read_bytes())
     if not isinstance(meta, dict):
         raise ValueError(f"expected an object, got {type(meta).__name__}")
-    return str(meta.get("patient") or Path(meta.get("ct") or folder.name).name)
+    patient = str(meta.get("patient", "")).strip()
+    return patient or Path(meta.get("ct") or folder.name).name
 
 
 def _from_table(path: Path) -> tuple[list[Pair], list[str]]:
@@ -129,7 +130,13 @@ def _from_table(path: Path) -> tuple[list[Pair], list[str]]:
             problem = error.errors()[0]
             problems.append(f"{where}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}; expected {COLUMNS}")
             continue
-        pairs.append(Pair(one.patient, one.scan, path.parent / one.pet, path.parent / one.ct))
+        try:
+            pet, ct = ((path.parent / name).resolve() for name in (one.pet, one.ct))
+            _ = pet.is_file(), ct.is_file()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, links that go round
+            problems.append(f"{where}: {error}")
+            continue
+        pairs.append(Pair(one.patient, one.scan, pet, ct))
     return pairs, problems
 
 
@@ -146,7 +153,7 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
                 (f"line {i}", {k: v for k, v in row.items() if v or k is None})
                 for i, row in enumerate(csv.DictReader(file), 2)
             ]
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise VolumeError(f"expected a CSV file or a JSON list with {COLUMNS} in {path}: {error}") from error
 
 

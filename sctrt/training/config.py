@@ -77,14 +77,32 @@ class TrainingConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_codebook(self) -> Self:
+        first = self.autoencoder if self.mode == "staged" and self.autoencoder.steps else self.joint
+        if self.mode not in FROM_CHECKPOINT and first.steps and first.continuous_steps >= first.steps:
+            raise ValueError(
+                f"expected fewer continuous_steps than the stage's {first.steps} steps, got {first.continuous_steps}: "
+                "the codebook would never be started"
+            )
+        return self
 
-def fine_tuning(mode: Mode, pretrained: Architecture, steps: int = 10_000) -> TrainingConfig:
-    """The paper's way: a pre-trained network, grey PET on all channels, L1, AdamW at 1e-5.
+
+def fine_tuning(
+    mode: Mode,
+    pretrained: Architecture,
+    steps: int = 10_000,
+    normaliser: Normaliser | None = None,
+    spacing_mm: float = 4.0,
+) -> TrainingConfig:
+    """The paper's way: a pre-trained network, L1, AdamW at 1e-5.
 
     Args:
         mode: one that begins with a checkpoint.
         pretrained: of the checkpoint.
         steps: of the optimiser.
+        normaliser: that the checkpoint was trained with; None: of photographs or CTs, so grey PET goes to all channels.
+        spacing_mm: of the volumes.
     """
     adapter = ADAPTER_CHANNELS if mode == "adapter" else None
     if adapter and adapter % pretrained.groups:
@@ -92,7 +110,8 @@ def fine_tuning(mode: Mode, pretrained: Architecture, steps: int = 10_000) -> Tr
     return TrainingConfig(
         mode=mode,
         architecture=pretrained.model_copy(update={"adapter_channels": adapter}),
-        normaliser=Normaliser(),
+        normaliser=normaliser or Normaliser(),
+        spacing_mm=spacing_mm,
         joint=StageConfig(steps=steps, learning_rate=FINE_TUNING_RATE),
         bone_weight=1.0,
         line_weight=0.0,

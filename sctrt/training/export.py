@@ -49,7 +49,10 @@ def trained_on(checkpoint: Path) -> list[Path]:
     listed = checkpoint.absolute().parent.parent / CASES
     if not listed.is_file():
         return []
-    pets = [Path(case["pet"]) for case in json.loads(listed.read_bytes())["training"]]
+    try:
+        pets = [Path(case["pet"]) for case in json.loads(listed.read_bytes())["training"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{listed} is damaged: {error!r}; name the cohort by --cohort") from error
     return [pet for pet in pets if pet.is_file()]
 
 

@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 LAST = "last.ckpt"
@@ -21,11 +23,20 @@ EXPECTED_WARNINGS = (
 )
 
 
+class _AfterWholeSteps(ModelCheckpoint):
+    """Never between two micro-batches of a step: a resumed run would go on with the second as if it were the first."""
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any, **options: Any) -> None:
+        batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if batch % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, *arguments, **options)
+
+
 def last_checkpoint(output: Path, every: int) -> ModelCheckpoint:
     """Keeps `last.ckpt` alone, every so many steps, under that very name, also where an earlier run has left one."""
     for unfinished in output.glob(".sctrt-*.tmp"):  # of a run that was killed as it wrote
         unfinished.unlink(missing_ok=True)
-    return ModelCheckpoint(output, filename=Path(LAST).stem, every_n_train_steps=every, enable_version_counter=False)
+    return _AfterWholeSteps(output, filename=Path(LAST).stem, every_n_train_steps=every, enable_version_counter=False)
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 
 from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
 from .fitting import LAST
-from .train import LAST_STAGE, METRICS
+from .train import LAST_STAGE, METRICS, RunError
 
 SUMMARY = "folds.json"
 
@@ -28,11 +29,11 @@ def split(patients: list[str], folds: int, seed: int) -> list[list[str]]:
         seed: of the order in which patients are dealt.
 
     Raises:
-        ValueError: there are fewer patients than folds.
+        RunError: there are fewer patients than folds.
     """
     different = sorted(set(patients))
     if not 2 <= folds <= len(different):
-        raise ValueError(f"expected 2 folds or more, and no more than the {len(different)} patients, got {folds}")
+        raise RunError(f"expected 2 folds or more, and no more than the {len(different)} patients, got {folds}")
     order = np.random.default_rng(seed).permutation(len(different))
     return [sorted(different[i] for i in order[fold::folds]) for fold in range(folds)]
 
@@ -65,14 +66,15 @@ def cross_validate(
         training = [case for case in cases if case.patient not in held_out[fold]]
         validation = [case for case in cases if case.patient in held_out[fold]]
         checkpoints.append(train_fold(training, validation, place))
-        write_json(output / SUMMARY, summary(output, folds))
+        if rank_zero_only.rank == 0:  # which alone has written its measures
+            write_json(output / SUMMARY, summary(output, folds))
     return checkpoints
 
 
 def fold_checkpoints(run: Path) -> list[Path]:
-    """Of the folds that are done, in their order."""
-    folds = json.loads((run / SUMMARY).read_bytes())["done"]
-    return [run / f"fold-{fold}" / LAST_STAGE / LAST for fold in folds]
+    """Of the folds that are done, wherever they were trained, in their order."""
+    done = [file.parent / LAST for file in run.glob(f"fold-*/{LAST_STAGE}/{METRICS}")]
+    return sorted(done, key=lambda checkpoint: int(checkpoint.parents[1].name.removeprefix("fold-")))
 
 
 def summary(output: Path, folds: int) -> dict[str, Any]:

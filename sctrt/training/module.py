@@ -64,17 +64,16 @@ class Stage(lightning.LightningModule):
         for name in ("quantize", *frozen):
             getattr(self.model, name).requires_grad_(False)
         self.average = copy.deepcopy(model).requires_grad_(False)
-        self.follower = CodebookFollower(model.quantize, config.codebook_decay)
+        self.follower = CodebookFollower(model.quantize, config.codebook_decay, follows="quantize" not in frozen)
         if codebook_started:
             self.follower.go_on()
-        self.follows = "quantize" not in frozen
 
     def source(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """What the network is shown of a batch (PET [N, C, H, W], CT [N, 1, H, W])."""
         return as_channels(batch[0], self.model.architecture.input_channels)
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        if self.follows and not self.follower.started and self.global_step >= self.stage.continuous_steps:
+        if self.follower.follows and not self.follower.started and self.global_step >= self.stage.continuous_steps:
             self.follower.start(self._latents_to_start_from(), self.trainer.strategy, self.config.seed)
 
     @torch.no_grad()
@@ -99,8 +98,7 @@ class Stage(lightning.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Once a step, after its last micro-batch: the weights, the codebook, then the running mean of both."""
         super().optimizer_step(*args, **kwargs)
-        if self.follows:
-            self.follower.follow(self.trainer.strategy, self.config.seed + self.global_step)
+        self.follower.follow(self.trainer.strategy, self.config.seed + self.global_step)
         decay = min(self.config.average_decay, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
             for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -128,7 +126,8 @@ class Stage(lightning.LightningModule):
         self._sums += torch.tensor([float(term) for term in terms])
 
     def on_validation_epoch_end(self) -> None:
-        s, used = (self.trainer.strategy.reduce(t, reduce_op="sum") for t in (self._sums, self._used))
+        sums = (t.to(self.device) for t in (self._sums, self._used))
+        s, used = (self.trainer.strategy.reduce(t, reduce_op="sum") for t in sums)
         share = used / used.sum().clamp_min(1)
         self.log_dict(
             {
@@ -213,7 +212,8 @@ def initial_network(config: TrainingConfig, pretrained: VQAutoencoder) -> VQAuto
         BundleError: the sizes differ in more than the adapter.
     """
     wanted, found = config.architecture, pretrained.architecture
-    if found.model_copy(update={"adapter_channels": wanted.adapter_channels}) != wanted:
+    plain = wanted.model_copy(update={"adapter_channels": None})
+    if found not in (wanted, plain):
         raise BundleError(
             f"expected a checkpoint of the recipe's architecture {wanted!r}, got {found!r}; set architecture and "
             "normaliser in --config, or name another checkpoint"

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from .. import bundle as bundles
+from ..bundle import MANIFEST, Normaliser
 from ..model.autoencoder import VQAutoencoder
 from ..model.checkpoint import load_autoencoder
+from ..model.checkpoint import recipe_of as recipe_of_run
 from . import recipes
 from .cache import CachedCase, cache_cohort
 from .cohort import CohortError
 from .config import FROM_CHECKPOINT, Mode, TrainingConfig, fine_tuning
 from .folds import cross_validate
-from .train import Machine, train
+from .train import LAST_STAGE, Machine, RunError, check_fit, train
 
 Say = Callable[[str], None]
 
@@ -43,10 +47,11 @@ def run_training(request: Request, output: Path, machine: Machine, resume: bool,
     Raises:
         CohortError: cases are unfit; all are listed, and nothing was trained.
         BundleError: the checkpoint to begin with is unreadable or does not fit.
-        ValueError: the recipe is not valid, or does not fit what else was asked for.
+        RunError: the recipe is not valid, or does not fit what else was asked for.
     """
     pretrained = load_autoencoder(request.init) if request.init else None
     config = recipe_of(request, pretrained)
+    check_fit(config, machine, pretrained)
     cases, validation = _cases(request, config, say)
 
     def train_fold(training: list[CachedCase], held_out: list[CachedCase], place: Path) -> Path:
@@ -60,6 +65,13 @@ def run_training(request: Request, output: Path, machine: Machine, resume: bool,
 
 def recipe_of(request: Request, pretrained: VQAutoencoder | None) -> TrainingConfig:
     """The recipe that was named, or that of the mode, with what was said besides it."""
+    try:
+        return _recipe_of(request, pretrained)
+    except (ValueError, OSError) as error:
+        raise RunError(str(error)) from error
+
+
+def _recipe_of(request: Request, pretrained: VQAutoencoder | None) -> TrainingConfig:
     if request.config:
         config = recipes.load_config(request.config, TrainingConfig)
         config = _changed(config, {"mode": request.mode} if request.mode else {})
@@ -67,12 +79,26 @@ def recipe_of(request: Request, pretrained: VQAutoencoder | None) -> TrainingCon
         mode = request.mode or "no-frozen"
         if mode not in FROM_CHECKPOINT:
             raise ValueError(f"expected a mode that begins with --init ({', '.join(FROM_CHECKPOINT)}), got {mode}")
-        config = fine_tuning(mode, pretrained.architecture)
+        config = fine_tuning(mode, pretrained.architecture, **_seen_by(request.init))
     else:
         config = TrainingConfig(mode=request.mode or "staged")
     if request.steps is not None:
         config = _changed(config, {"joint": config.joint.model_copy(update={"steps": request.steps})})
     return config if request.seed is None else _changed(config, {"seed": request.seed})
+
+
+def _seen_by(checkpoint: Path | None) -> dict[str, Any]:
+    """Normaliser and spacing that a bundle or a run was trained with; nothing where it has seen no PET."""
+    if checkpoint is None:
+        return {}
+    manifest = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if (manifest / MANIFEST).is_file():
+        found = bundles.load(manifest).manifest
+        return {"normaliser": found.normaliser, "spacing_mm": found.spacing_mm}
+    recipe = recipe_of_run(checkpoint) or {}
+    if "normaliser" not in recipe or checkpoint.absolute().parent.name != LAST_STAGE:
+        return {}
+    return {"normaliser": Normaliser.model_validate(recipe["normaliser"]), "spacing_mm": recipe["spacing_mm"]}
 
 
 def _changed(config: TrainingConfig, values: dict) -> TrainingConfig:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lightning
 import torch
@@ -26,9 +26,12 @@ from .previews import Previews
 StageT = TypeVar("StageT", bound=Stage)
 
 LAST_STAGE, CONFIG, METRICS, CASES = "3-joint", "config.json", "metrics.json", "cases.json"
-FIXED = ("mode", "architecture", "normaliser", "spacing_mm")  # what a run cannot change on its way
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
+
+
+class RunError(ValueError):
+    """A run that cannot be as it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Machine:
 
     devices: int | None = None  # processes: GPUs, or on a CPU of one thread each; None: all GPUs, or one process
     nodes: int = 1
-    strategy: str = "auto"  # "ddp", "fsdp", ...
+    strategy: str = "auto"  # or "ddp" and its kinds
     tensorboard: bool = False  # logs for it, instead of CSV
 
     @property
@@ -74,18 +77,10 @@ def train(
 
     Raises:
         BundleError: the pre-trained network does not fit the recipe.
-        ValueError: the processes do not divide the micro-batches, a pre-trained network is missing or unused, or
+        RunError: the processes do not divide the micro-batches, a pre-trained network is missing or unused, or
             `output` holds a run that is not to be resumed, or one of other cases or another network.
     """
-    if config.micro_batches % machine.processes:
-        raise ValueError(
-            f"expected processes that divide {config.micro_batches} micro-batches, got {machine.processes}"
-        )
-    if (config.mode in FROM_CHECKPOINT) != (pretrained is not None):
-        need = "needs one to begin with" if pretrained is None else "begins with none"
-        raise ValueError(
-            f"expected a checkpoint in the modes {', '.join(FROM_CHECKPOINT)}: the mode {config.mode} {need}"
-        )
+    check_fit(config, machine, pretrained)
     _check_place(config, training, output, resume)
     start = None if pretrained is None else initial_network(config, pretrained)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
@@ -105,21 +100,50 @@ def train(
     return _fit(joint, data, output / LAST_STAGE, machine, resume)
 
 
+def check_fit(config: TrainingConfig, machine: Machine, pretrained: VQAutoencoder | None) -> None:
+    """Refuses what cannot be trained, before any case is read.
+
+    Raises:
+        BundleError, RunError: see `train`.
+    """
+    if config.micro_batches % machine.processes:
+        raise RunError(
+            f"expected processes that divide {config.micro_batches} micro-batches, got {machine.processes}; use "
+            "--devices, or other micro_batches in --config"
+        )
+    if not machine.strategy.startswith(("auto", "ddp")):
+        raise RunError(f"expected the strategy auto, or ddp or a kind of it, got {machine.strategy}")
+    if (config.mode in FROM_CHECKPOINT) != (pretrained is not None):
+        need = "needs one to begin with" if pretrained is None else "begins with none"
+        raise RunError(
+            f"expected a checkpoint in the modes {', '.join(FROM_CHECKPOINT)}: the mode {config.mode} {need}"
+        )
+    if pretrained is not None:
+        initial_network(config, pretrained)
+
+
 def _check_place(config: TrainingConfig, training: list[CachedCase], output: Path, resume: bool) -> None:
     """Refuses to overwrite a run, or to go on with it as another."""
     if not list(output.glob(f"*/{LAST}")):
         return
     if not resume:
-        raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
-    begun = json.loads((output / CONFIG).read_bytes())
-    now = config.model_dump(mode="json")
-    other = [name for name in FIXED if name in begun and begun[name] != now[name]]
+        raise RunError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
+    begun, now = (_fixed(c) for c in (TrainingConfig.model_validate_json((output / CONFIG).read_bytes()), config))
+    other = [name for name in now if begun[name] != now[name]]
     if other:
-        raise ValueError(f"expected the run's own {', '.join(other)}, as in {output / CONFIG}; start another run")
+        raise RunError(f"expected the run's own {', '.join(other)}, as in {output / CONFIG}; start another run")
     if (output / CASES).exists():
         cases = {case["name"] for case in json.loads((output / CASES).read_bytes())["training"]}
         if cases != {case.name for case in training}:
-            raise ValueError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
+            raise RunError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
+
+
+def _fixed(config: TrainingConfig) -> dict[str, Any]:
+    """What a run cannot change on its way: all but how long it goes on, and how often it looks up."""
+    stages = {
+        name: getattr(config, name).model_copy(update={"steps": 0}) for name in ("autoencoder", "encoder", "joint")
+    }
+    return dict(config.model_copy(update={**stages, "save_every": 1, "validate_every": 1}))
 
 
 def _listed(cases: list[CachedCase]) -> list[dict[str, str]]:
