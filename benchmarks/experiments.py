@@ -26,7 +26,6 @@ from timing import environment
 from voxel_mlp import VoxelMlp
 
 from sctrt import Synthesizer, Volume, nifti
-from sctrt.bundle import Architecture, Normaliser
 from sctrt.evaluation import report
 from sctrt.evaluation.case import evaluate
 from sctrt.files import write_json
@@ -34,78 +33,46 @@ from sctrt.model.autoencoder import VQAutoencoder
 from sctrt.model.checkpoint import load_autoencoder
 from sctrt.model.export import export_checkpoint
 from sctrt.training.cache import CachedCase, cache_cohort
-from sctrt.training.config import ADAPTER_CHANNELS, StageConfig, TrainingConfig
+from sctrt.training.config import TrainingConfig
 from sctrt.training.folds import split
+from sctrt.training.recipes import load_config
 from sctrt.training.simulated import TRAINING_CTS
 from sctrt.training.train import train
 
 BODIES = 29  # procedural, beside one draw of each real CT that may be trained on
 FOLDS = 5
-STEPS = 800
-RATE = 4e-4  # the paper's 1e-5 would not get anywhere in so few steps
-SMALL = Architecture(channels=32, blocks=1, groups=8, codes=2048)  # RGB in and out
-GREY = SMALL.model_copy(update={"output_channels": 1})
+SPACING_MM = 4.0
 NOT_BONE = "chest"  # contrast in the heart counts as bone there
-
-Start = Callable[[], VQAutoencoder] | None
-
-
-def fine_tuned(**changes: Any) -> TrainingConfig:
-    """Grey PET on all channels, L1, one stage."""
-    common = {
-        "mode": "scratch",
-        "architecture": SMALL,
-        "normaliser": Normaliser(),
-        "joint": StageConfig(steps=STEPS, learning_rate=RATE),
-        "bone_weight": 1.0,
-        "line_weight": 0.0,
-        "pixels": 8000,
-        "average_decay": 0.99,
-        "validate_every": STEPS,
-    }
-    return TrainingConfig.model_validate({**common, **changes})
-
-
-ADAPTER = SMALL.model_copy(update={"adapter_channels": ADAPTER_CHANNELS})
-FROM_NOTHING = StageConfig(steps=STEPS, learning_rate=RATE, continuous_steps=STEPS // 3)
-SCALES = {"architecture": SMALL, "normaliser": Normaliser(scales=(0, 2, 4))}
-POSITION = Normaliser(scales=(0, 1, 2, 3, 4), position=True)
-# CT -> CT, PET -> latents (several steps in the time of one with a decoder), PET -> CT.
-STAGED = fine_tuned(
-    mode="staged",
-    architecture=GREY.model_copy(update={"input_channels": POSITION.channels}),
-    normaliser=POSITION,
-    autoencoder=StageConfig(steps=STEPS // 3, learning_rate=8e-4, squared_error_steps=50, continuous_steps=STEPS // 6),
-    encoder=StageConfig(steps=STEPS // 2, learning_rate=8e-4),
-    joint=StageConfig(steps=STEPS // 3, learning_rate=RATE),
-)
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One row of the table."""
 
-    config: TrainingConfig | None  # None: the per-voxel network
+    recipe: str | None  # None: the per-voxel network
     start: str = "nothing"  # "photographs", "random"
+
+    @property
+    def config(self) -> TrainingConfig | None:
+        """Of the recipe."""
+        return None if self.recipe is None else load_config(self.recipe, TrainingConfig)
 
 
 EXPERIMENTS = {
     "per-voxel MLP": Experiment(None),
-    "scratch": Experiment(fine_tuned(joint=FROM_NOTHING)),
-    "no-frozen, photographs": Experiment(fine_tuned(mode="no-frozen"), "photographs"),
-    "enc-frozen, photographs": Experiment(fine_tuned(mode="enc-frozen"), "photographs"),
-    "adapter, photographs": Experiment(fine_tuned(mode="adapter", architecture=ADAPTER), "photographs"),
-    "staged": Experiment(STAGED),
-    "enc-frozen, random weights": Experiment(fine_tuned(mode="enc-frozen"), "random"),
-    "no-frozen, photographs, bone 3": Experiment(fine_tuned(mode="no-frozen", bone_weight=3.0), "photographs"),
-    "enc-frozen, photographs, bone 3": Experiment(fine_tuned(mode="enc-frozen", bone_weight=3.0), "photographs"),
-    "no-frozen, photographs, three scales": Experiment(fine_tuned(mode="no-frozen", **SCALES), "photographs"),
-    "scratch, squared error first": Experiment(
-        fine_tuned(joint=FROM_NOTHING.model_copy(update={"squared_error_steps": STEPS // 3}))
-    ),
-    "scratch, 256 codes": Experiment(
-        fine_tuned(joint=FROM_NOTHING, architecture=SMALL.model_copy(update={"codes": 256}))
-    ),
+    "scratch": Experiment("scratch"),
+    "no-frozen, photographs": Experiment("no-frozen", "photographs"),
+    "enc-frozen, photographs": Experiment("enc-frozen", "photographs"),
+    "adapter, photographs": Experiment("adapter", "photographs"),
+    "staged": Experiment("staged"),
+    "enc-frozen, random weights": Experiment("enc-frozen", "random"),
+    "scratch, bone 3": Experiment("scratch-bone"),
+    "no-frozen, photographs, bone 3": Experiment("no-frozen-bone", "photographs"),
+    "enc-frozen, photographs, bone 3": Experiment("enc-frozen-bone", "photographs"),
+    "no-frozen, photographs, three scales": Experiment("no-frozen-scales", "photographs"),
+    "scratch, squared error first": Experiment("scratch-squared"),
+    "scratch, mu loss": Experiment("scratch-mu"),
+    "scratch, 256 codes": Experiment("scratch-256-codes"),
 }
 
 
@@ -119,7 +86,7 @@ def main(
 ) -> None:
     until = time.monotonic() + 60 * minutes
     is_ours = (cohort / "body_000").is_dir()
-    cases = cache_cohort(listed(cohort, work) if is_ours else cohort, work / "cache", fine_tuned().spacing_mm, print)
+    cases = cache_cohort(listed(cohort, work) if is_ours else cohort, work / "cache", SPACING_MM, print)
     held_out = split([case.patient for case in cases], FOLDS, seed=0)
     for fold in range(FOLDS):
         for name in only or EXPERIMENTS:
@@ -137,7 +104,7 @@ def main(
     if json:
         facts = environment(torch.get_num_threads())
         found = collected(work)
-        write_json(json, {**facts, "note": report.PHANTOM_NOTE, "steps": STEPS, "folds": FOLDS, "experiments": found})
+        write_json(json, {**facts, "note": report.PHANTOM_NOTE, "folds": FOLDS, "experiments": found})
 
 
 def folder_of(work: Path, name: str) -> Path:
@@ -164,13 +131,14 @@ def trained(
     experiment: Experiment, training: list[CachedCase], validation: list[CachedCase], place: Path, photographs: Path
 ) -> Callable[[Volume], Volume]:
     """Trains, or goes on, and returns what makes a CT of a PET."""
-    if experiment.config is None:
-        return VoxelMlp.trained(training, fine_tuned().spacing_mm)
+    config = experiment.config
+    if config is None:
+        return VoxelMlp.trained(training, SPACING_MM)
     torch.manual_seed(0)
-    start = {"nothing": lambda: None, "random": lambda: VQAutoencoder(SMALL)}.get(
+    start = {"nothing": lambda: None, "random": lambda: VQAutoencoder(config.architecture)}.get(
         experiment.start, lambda: load_autoencoder(photographs)
     )()
-    checkpoint = train(experiment.config, training, validation, place, pretrained=start, resume=True)
+    checkpoint = train(config, training, validation, place, pretrained=start, resume=True)
     bundle = export_checkpoint(checkpoint, place / "model.sctrt", half_weights=True)
     synthesizer = Synthesizer(bundle.path)
     return lambda pet: synthesizer(pet).ct
