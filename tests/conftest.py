@@ -175,6 +175,16 @@ def nac_body():
     return NacBody()
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Sums that several threads share are rounded as the threads happen to run; equal runs need one."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def as_nibabel(volume, orientation=None):
     """A Volume as a nibabel image, its axes permuted and flipped in storage but not in space."""
     array, affine = volume.array.T, LPS_RAS @ volume.affine

@@ -13,8 +13,9 @@ pytest.importorskip("lightning")
 
 from sctrt.training.cache import CachedCase
 from sctrt.training.config import TrainingConfig
+from sctrt.training.fitting import METRICS
 from sctrt.training.folds import cross_validate, split, summary
-from sctrt.training.train import LAST_STAGE, METRICS
+from sctrt.training.train import LAST_STAGE
 
 CONFIG = TrainingConfig(seed=5)
 PATIENTS = st.lists(st.integers(0, 30).map(str), min_size=6, max_size=40).filter(lambda p: len(set(p)) >= 5)

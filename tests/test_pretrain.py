@@ -26,6 +26,7 @@ Image = pytest.importorskip("PIL.Image")
 
 from sctrt.model.checkpoint import load_autoencoder  # noqa: E402
 from sctrt.model.export import export_checkpoint  # noqa: E402
+from sctrt.training import fitting  # noqa: E402
 from sctrt.training import photographs as photos  # noqa: E402
 from sctrt.training import pretrain as pretraining  # noqa: E402
 from sctrt.training.checkpoint_io import WholeCheckpointIO  # noqa: E402
@@ -34,6 +35,8 @@ from sctrt.training.photographs import CentreCrops, Photograph, RandomCrops, pre
 from sctrt.training.pretrain_config import DiscriminatorConfig, PretrainConfig  # noqa: E402
 from sctrt.training.pretrain_module import Pretraining  # noqa: E402
 from sctrt.training.recipes import load_config  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = PretrainConfig(
     architecture=Architecture(channels=8, blocks=1, groups=4, codes=32),
@@ -65,15 +68,6 @@ def write(path, pixels, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums that several threads share are rounded as the threads happen to run; equal runs need one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -407,7 +401,7 @@ def finished(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "VALIDATE_EVERY_STEPS", 6)
         patch.setattr(pretraining, "SAVE_EVERY_STEPS", 4)
-        patch.setattr(pretraining, "LOG_EVERY_STEPS", 2)
+        patch.setattr(fitting, "LOG_EVERY_STEPS", 2)
         last = pretraining.pretrain(TINY, folder, output, say=lambda _: None)
     assert last == output / "1-photographs" / "last.ckpt"
     return output

@@ -26,12 +26,15 @@ from sctrt.training import data  # noqa: E402
 from sctrt.training import train as training  # noqa: E402
 from sctrt.training.augment import NO_AUGMENTATION  # noqa: E402
 from sctrt.training.cache import cache_cohort  # noqa: E402
+from sctrt.training.checkpoint_io import WholeCheckpointIO  # noqa: E402
 from sctrt.training.codebook import CodebookFollower  # noqa: E402
 from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
 from sctrt.training.data import EverySlices, RandomSlices, scale_pet, take_slices, whole_case  # noqa: E402
 from sctrt.training.fitting import warm_up_and_cosine  # noqa: E402
 from sctrt.training.losses import line_errors, reconstruction_loss, tissue_weight  # noqa: E402
 from sctrt.training.train import Machine  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = TrainingConfig(
     architecture=Architecture(channels=8, blocks=1, groups=4, codes=32, input_channels=4, output_channels=1),
@@ -56,15 +59,6 @@ STAGES = ["1-autoencoder", "2-encoder", "3-joint"]
 
 def stage(config, name, **changes):
     return config.model_copy(update={name: getattr(config, name).model_copy(update=changes)})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums that several threads share are rounded as the threads happen to run; equal runs need one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -466,7 +460,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("before", [False, True])
 def test_a_run_that_was_cut_off_ends_in_the_same_weights(finished, cases, tmp_path, monkeypatch, before):
     """Cut off three times, just before or after a checkpoint is written, once as the codebook is about to start."""
-    save = training.WholeCheckpointIO.save_checkpoint
+    save = WholeCheckpointIO.save_checkpoint
     saves = [0]
 
     def cut_off(self, *arguments, **options):
@@ -477,7 +471,7 @@ def test_a_run_that_was_cut_off_ends_in_the_same_weights(finished, cases, tmp_pa
         if saves[0] in (2, 8, 14):
             raise Killed
 
-    monkeypatch.setattr(training.WholeCheckpointIO, "save_checkpoint", cut_off)
+    monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", cut_off)
     for _ in range(3):
         with pytest.raises(Killed):
             run(TINY, cases, tmp_path, resume=True)

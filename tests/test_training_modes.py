@@ -20,6 +20,8 @@ from sctrt.training.module import FROZEN, initial_network  # noqa: E402
 from sctrt.training.run import Request, recipe_of  # noqa: E402
 from sctrt.training.train import train  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PHOTOGRAPHS = Architecture(channels=8, blocks=1, groups=4, codes=64)  # RGB in and out, as pre-training leaves it
 STEPS = 6
 
@@ -37,14 +39,6 @@ def recipe(mode, **changes):
             **changes,
         }
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,6 @@ def _architecture(state: dict[str, Tensor], groups: int) -> Architecture:
     widths = [state[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)]
     blocks = 1 + max(int(name.split(".")[4]) for name in state if name.startswith("encoder.down.0.block."))
     codes, dim = state["quantize.embedding.weight"].shape
-    adapter = state.get("adapter.conv_in.weight")
     return Architecture(
         channels=channels,
         multipliers=tuple(width // channels for width in widths),
@@ -147,8 +146,13 @@ def _architecture(state: dict[str, Tensor], groups: int) -> Architecture:
         groups=groups,
         input_channels=inputs,
         output_channels=state["decoder.conv_out.weight"].shape[0],
-        adapter_channels=None if adapter is None else adapter.shape[0],
+        adapter_channels=_adapter_channels(state),
     )
+
+
+def _adapter_channels(state: dict[str, Tensor]) -> int | None:
+    adapter = state.get("adapter.conv_in.weight")
+    return None if adapter is None else adapter.shape[0]
 
 
 def fold_grey(model: VQAutoencoder, *, inputs: bool = True) -> VQAutoencoder:
@@ -211,11 +215,7 @@ def load_trained(checkpoint: Path, recipe: dict[str, Any]) -> tuple[VQAutoencode
 
 def _of_the_stage(state: dict[str, Tensor]) -> dict[str, int | None]:
     """In what a stage's network may differ from the recipe's, which is of the last: the first stage sees grey CTs."""
-    adapter = state.get("adapter.conv_in.weight")
-    return {
-        "input_channels": state["encoder.conv_in.weight"].shape[1],
-        "adapter_channels": None if adapter is None else adapter.shape[0],
-    }
+    return {"input_channels": state["encoder.conv_in.weight"].shape[1], "adapter_channels": _adapter_channels(state)}
 
 
 def load_autoencoder(path: str | Path) -> VQAutoencoder:

@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
+from torch import Tensor
 
-LAST = "last.ckpt"
+from ..files import write_json
+from ..model.autoencoder import VQAutoencoder
+from .checkpoint_io import WholeCheckpointIO
+
+LAST, METRICS = "last.ckpt", "metrics.json"
+LOG_EVERY_STEPS = 50
+MAX_GRADIENT = 1.0  # norm
 LAST_FACTOR = 0.02  # of the learning rate, at the end
 EXPECTED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # the logger has made it, or the run is resumed
@@ -47,6 +56,80 @@ def quiet_lightning() -> Iterator[None]:
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         yield
+
+
+def fit(
+    module: lightning.LightningModule,
+    data: lightning.LightningDataModule,
+    output: Path,
+    *,
+    steps: int,
+    precision: str,
+    micro_batches: int,
+    save_every: int,
+    validate_every: int,
+    previews: Callback,
+    resume: bool,
+    logger: Logger | None = None,
+    **machine: Any,
+) -> Path:
+    """Trains, validates and measures.
+
+    Args:
+        module: to be trained.
+        data: to be trained and validated on.
+        output: receives `last.ckpt`, `metrics.json` and `logs/`.
+        steps: of the optimiser.
+        precision: as Lightning names it.
+        micro_batches: of a step, in this process.
+        save_every: steps.
+        validate_every: steps.
+        previews: draws at each validation.
+        resume: go on from `last.ckpt`, if it is there.
+        logger: None means CSV.
+        machine: what else Lightning's Trainer is told: devices, strategy.
+
+    Returns:
+        The path of `last.ckpt`.
+    """
+    last = output / LAST
+    with quiet_lightning():
+        trainer = lightning.Trainer(
+            max_steps=steps,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            accumulate_grad_batches=micro_batches,
+            gradient_clip_val=MAX_GRADIENT,
+            val_check_interval=validate_every * micro_batches,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=LOG_EVERY_STEPS,
+            logger=logger or CSVLogger(output, "logs"),
+            callbacks=[last_checkpoint(output, save_every), previews],
+            plugins=[WholeCheckpointIO()],
+            enable_model_summary=False,
+            **machine,
+        )
+        trainer.fit(module, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
+        trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
+        trainer.validate(module, data, verbose=False)
+    if trainer.is_global_zero:
+        write_json(output / METRICS, {name: float(value) for name, value in trainer.callback_metrics.items()})
+    return last
+
+
+@torch.no_grad()
+def move_average(average: VQAutoencoder, model: VQAutoencoder, decay: float, step: int) -> None:
+    """Moves the running mean of the weights a step on, sooner at first; the codebook is taken as it is."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, current in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(current, 1 - decay)
+    average.quantize.load_state_dict(model.quantize.state_dict())
+
+
+def perplexity(uses: Tensor) -> Tensor:
+    """Of codes that were used so often [K]: as many codes used evenly say as much."""
+    share = uses / uses.sum().clamp_min(1)
+    return torch.exp(-(share * share.clamp_min(1e-12).log()).sum())
 
 
 def warm_up_and_cosine(warm_up: int, steps: int) -> Callable[[int], float]:

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
-from .fitting import LAST
-from .train import LAST_STAGE, METRICS, RunError
+from .fitting import LAST, METRICS
+from .train import LAST_STAGE, RunError
 
 SUMMARY = "folds.json"
 

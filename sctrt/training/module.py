@@ -23,7 +23,7 @@ from ..units import BONE_ABOVE, LUNG_HU, network_to_hu
 from .codebook import CodebookFollower
 from .config import Mode, StageConfig, TrainingConfig
 from .data import RandomSlices, as_channels
-from .fitting import warm_up_and_cosine
+from .fitting import move_average, perplexity, warm_up_and_cosine
 from .losses import AIR_HU, line_errors, reconstruction_loss, tissue_weight
 
 Part = Literal["encoder", "quant_conv", "quantize", "post_quant_conv", "decoder"]
@@ -99,11 +99,7 @@ class Stage(lightning.LightningModule):
         """Once a step, after its last micro-batch: the weights, the codebook, then the running mean of both."""
         super().optimizer_step(*args, **kwargs)
         self.follower.follow(self.trainer.strategy, self.config.seed + self.global_step)
-        decay = min(self.config.average_decay, (1 + self.global_step) / (10 + self.global_step))
-        with torch.no_grad():
-            for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(current, 1 - decay)
-        self.average.quantize.load_state_dict(self.model.quantize.state_dict())
+        move_average(self.average, self.model, self.config.average_decay, self.global_step)
 
     def on_validation_start(self) -> None:
         self._sums = torch.zeros(11)
@@ -128,7 +124,6 @@ class Stage(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         sums = (t.to(self.device) for t in (self._sums, self._used))
         s, used = (self.trainer.strategy.reduce(t, reduce_op="sum") for t in sums)
-        share = used / used.sum().clamp_min(1)
         self.log_dict(
             {
                 "val/mae_body": s[0] / s[1].clamp_min(1),
@@ -138,7 +133,7 @@ class Stage(lightning.LightningModule):
                 "val/line_bias": s[8] / s[10].clamp_min(1),
                 "val/line_error": s[9] / s[10].clamp_min(1),
                 "val/codes": (used > 0).sum().float(),
-                "val/perplexity": torch.exp(-(share * share.clamp_min(1e-12).log()).sum()),
+                "val/perplexity": perplexity(used),
             },
             rank_zero_only=True,
         )

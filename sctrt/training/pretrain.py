@@ -9,14 +9,12 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import VolumeError
 from ..files import write_json
-from .checkpoint_io import WholeCheckpointIO
-from .fitting import LAST, last_checkpoint, quiet_lightning
+from .fitting import LAST, fit
 from .photographs import NO_IMAGE, CentreCrops, Photographs, RandomCrops, prepare, save_preview
 from .pretrain_config import PretrainConfig
 from .pretrain_module import Pretraining
@@ -27,7 +25,6 @@ CONFIG, LISTED = "config.json", "photographs.json"
 CACHE = "cache"
 VALIDATE_EVERY_STEPS = 500
 SAVE_EVERY_STEPS = 250
-LOG_EVERY_STEPS = 50
 PREVIEWED = 8  # photographs, as many as are validated at once
 LEFT_OUT_SAID = 5  # files that are named on the terminal; the JSON has all
 
@@ -87,7 +84,19 @@ def pretrain(
     write_json(output / CONFIG, config.model_dump())
     write_json(output / LISTED, _listed(photographs))
     lightning.seed_everything(config.seed, verbose=False)
-    return _fit(Pretraining(config), CropData(photographs, config), output / STAGE, last if last.exists() else None)
+    return fit(
+        Pretraining(config),
+        CropData(photographs, config),
+        output / STAGE,
+        steps=config.steps,
+        precision=config.precision,
+        micro_batches=config.micro_batches,
+        save_every=SAVE_EVERY_STEPS,
+        validate_every=VALIDATE_EVERY_STEPS,
+        previews=Previews(output / STAGE / "previews"),
+        resume=resume,
+        devices=1,
+    )
 
 
 def _say_what_is_used(photographs: Photographs, output: Path, say: Callable[[str], None]) -> None:
@@ -146,28 +155,3 @@ class Previews(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"step_{trainer.global_step:06d}.png"
             save_preview(path, batch, outputs)
-
-
-def _fit(module: Pretraining, data: CropData, output: Path, resume_from: Path | None) -> Path:
-    last = output / LAST
-    with quiet_lightning():
-        trainer = lightning.Trainer(
-            devices=1,
-            max_steps=module.config.steps,
-            precision=module.config.precision,
-            accumulate_grad_batches=module.config.micro_batches,
-            gradient_clip_val=1.0,  # so that the module is asked to clip
-            val_check_interval=VALIDATE_EVERY_STEPS * module.config.micro_batches,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            log_every_n_steps=LOG_EVERY_STEPS,
-            logger=CSVLogger(output, name="logs"),
-            callbacks=[last_checkpoint(output, SAVE_EVERY_STEPS), Previews(output / "previews")],
-            plugins=[WholeCheckpointIO()],
-            enable_model_summary=False,
-        )
-        trainer.fit(module, data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
-        trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
-        trainer.validate(module, data, verbose=False)
-    write_json(output / "metrics.json", {name: float(value) for name, value in trainer.callback_metrics.items()})
-    return last

@@ -21,12 +21,11 @@ from torch import Tensor
 from ..model.autoencoder import VQAutoencoder
 from .codebook import CodebookFollower
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from .fitting import warm_up_and_cosine
+from .fitting import MAX_GRADIENT, move_average, perplexity, warm_up_and_cosine
 from .photographs import RandomCrops
 from .pretrain_config import PretrainConfig
 
 START_BATCHES = 8  # micro-batches whose latents the codebook is started from
-MAX_GRADIENT = 1.0  # norm, of autoencoder and discriminator apart
 PSNR_PEAK = 2.0  # the range [-1, 1]
 BETAS = (0.9, 0.99)
 DISCRIMINATOR_BETAS = (0.5, 0.9)  # source: Esser et al. 2021
@@ -82,18 +81,15 @@ class Pretraining(lightning.LightningModule):
         return loss
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """Of autoencoder and discriminator apart."""
         for group in optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], MAX_GRADIENT)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """The step; then the codes go after its latents, and the running mean after the weights."""
         super().optimizer_step(*args, **kwargs)
-        with torch.no_grad():
-            self.follower.follow(self.trainer.strategy, self.config.seed + self.global_step)
-            decay = min(self.config.average_decay, (1 + self.global_step) / (10 + self.global_step))
-            for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(current, 1 - decay)
-            self.average.quantize.load_state_dict(self.model.quantize.state_dict())
+        self.follower.follow(self.trainer.strategy, self.config.seed + self.global_step)
+        move_average(self.average, self.model, self.config.average_decay, self.global_step)
 
     def on_validation_start(self) -> None:
         self._psnr: list[Tensor] = []
@@ -114,13 +110,12 @@ class Pretraining(lightning.LightningModule):
         return decoded
 
     def on_validation_epoch_end(self) -> None:
-        share = self._used / self._used.sum().clamp_min(1)
         self.log_dict(
             {
                 "val/psnr": torch.cat(self._psnr).mean(),  # dB, mean over photographs
                 "val/l1": torch.cat(self._l1).mean(),  # of [-1, 1]
                 "val/codes": (self._used > 0).sum().float(),
-                "val/perplexity": torch.exp(-(share * share.clamp_min(1e-12).log()).sum()),
+                "val/perplexity": perplexity(self._used),
             }
         )
 

@@ -11,21 +11,20 @@ from typing import Any, TypeVar
 
 import lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..files import write_json
 from ..model.autoencoder import VQAutoencoder
 from .cache import CachedCase
-from .checkpoint_io import WholeCheckpointIO
 from .config import FROM_CHECKPOINT, TrainingConfig
 from .data import CaseData
-from .fitting import LAST, last_checkpoint, quiet_lightning
+from .fitting import LAST, fit
 from .module import Autoencoder, Encoder, PetToCt, Stage, initial_network
 from .previews import Previews
 
 StageT = TypeVar("StageT", bound=Stage)
 
-LAST_STAGE, CONFIG, METRICS, CASES = "3-joint", "config.json", "metrics.json", "cases.json"
+LAST_STAGE, CONFIG, CASES = "3-joint", "config.json", "cases.json"
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
 
@@ -156,33 +155,23 @@ def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
     return make()
 
 
-@quiet_lightning()
 def _fit(stage: Stage, data: CaseData, output: Path, machine: Machine, resume: bool) -> Path:
-    accumulate = stage.config.micro_batches // machine.processes
-    logger: Logger = TensorBoardLogger(output, "logs") if machine.tensorboard else CSVLogger(output, "logs")
+    config = stage.config
     on_cpu = machine.devices is not None and not torch.cuda.is_available()
-    trainer = lightning.Trainer(
+    return fit(
+        stage,
+        data,
+        output,
+        steps=stage.stage.steps,
+        precision=config.precision,
+        micro_batches=config.micro_batches // machine.processes,
+        save_every=config.save_every,
+        validate_every=config.validate_every,
+        previews=Previews(output / "previews"),
+        resume=resume,
+        logger=TensorBoardLogger(output, "logs") if machine.tensorboard else None,
         accelerator="cpu" if on_cpu else "auto",
         devices=machine.devices or "auto",
         num_nodes=machine.nodes,
         strategy="ddp" if machine.strategy == "auto" and machine.processes > 1 else machine.strategy,
-        plugins=[WholeCheckpointIO()],
-        max_steps=stage.stage.steps,
-        precision=stage.config.precision,
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=1.0,
-        val_check_interval=stage.config.validate_every * accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=50,
-        logger=logger,
-        callbacks=[last_checkpoint(output, stage.config.save_every), Previews(output / "previews")],
-        enable_model_summary=False,
     )
-    last = output / LAST
-    trainer.fit(stage, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
-    trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
-    trainer.validate(stage, data, verbose=False)
-    if trainer.is_global_zero:
-        write_json(output / METRICS, {name: float(value) for name, value in trainer.callback_metrics.items()})
-    return last
