@@ -493,8 +493,7 @@ def export(
     _need("onnxscript", "export", "train")
     if cohort and not cohort.exists():
         raise typer.BadParameter(f"--cohort {cohort} is not there")
-    if output.suffix != ".sctrt":
-        raise typer.BadParameter(f"expected a name that ends in .sctrt, got {output}")
+    _check_bundle_name(output)
     if checkpoint.is_dir() and (checkpoint / "folds.json").is_file():
         from .training.export import export_folds
 
@@ -515,8 +514,7 @@ def ensemble(
     """Joins the models that cross-validation leaves: the CT is their median, the uncertainty their spread."""
     from .ensemble_bundle import write_ensemble
 
-    if output.suffix != ".sctrt":
-        raise typer.BadParameter(f"expected a name that ends in .sctrt, got {output}")
+    _check_bundle_name(output)
     made = write_ensemble(folds, output)
     size = _megabytes(made.path)
     _say(f"{made.path}: {len(made.members)} models, {size:.1f} MB, fingerprint {made.fingerprint[:16]}")
@@ -739,6 +737,11 @@ class _EngineProgress(_PlaneProgress):
 
 def _say(line: str) -> None:
     err.print(line, markup=False, highlight=False)
+
+
+def _check_bundle_name(path: Path) -> None:
+    if path.suffix != ".sctrt":
+        raise typer.BadParameter(f"expected a name that ends in .sctrt, got {path}")
 
 
 def _megabytes(folder: Path) -> float:
