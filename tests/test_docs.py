@@ -215,6 +215,11 @@ def test_the_readme_leads_to_every_document():
     assert set(GUIDES) - {ROOT / "README.md"} <= linked
 
 
+def test_the_readme_names_every_command():
+    spans = documents.code_spans(ROOT / "README.md")
+    assert {span.split()[1] for span in spans if span.startswith("sctrt ")} >= command_line().commands.keys()
+
+
 def test_the_tree_is_the_tree():
     found = documents.tree_of(ROOT / "README.md")
     absent = [f"{folder}/{pattern}" for folder, pattern in found if not list((ROOT / folder).glob(pattern))]
