@@ -83,6 +83,14 @@ def speed(content: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{content['summary']}\n"])
 
 
+def stages(content: dict[str, Any]) -> str:
+    """What sctrt's run of the whole body went on."""
+    seconds = content["rows"]["sctrt"]["stages_s"]
+    lines = ["| stage | seconds | share |", "| --- | ---: | ---: |"]
+    lines += [f"| {stage} | {s:.3f} | {s / seconds['total']:.1%} |" for stage, s in seconds.items()]
+    return "\n".join([*lines, "", f"`{content['command']}` at commit {content['commit']}, {content['device']}.\n"])
+
+
 def runtimes(content: dict[str, Any]) -> str:
     """HU differences between runtimes."""
     lines = ["| fp32, against PyTorch | mean [HU] | 99.9th percentile [HU] | max [HU] | flipped codes |"]
@@ -230,6 +238,7 @@ SECTIONS = (  # document, section, results, renderer
     ("README.md", "held-out-short", "held_out.json", held_out_short),
     ("README.md", "speed", "whole_body.json", speed),
     ("docs/held_out.md", "held-out", "held_out.json", held_out),
+    ("docs/speed.md", "stages", "whole_body.json", stages),
     ("docs/speed.md", "runtimes", "runtimes.json", runtimes),
     ("docs/speed.md", "kernels", "kernels.json", kernels_table.short),
     ("docs/speed.md", "gpu", "gpu_pipeline.json", pipeline_table.markdown),

@@ -16,8 +16,10 @@ import documents
 from conftest import as_nibabel, random_model
 from documents import DOCUMENTS, GUIDES, ROOT, RUN_LANGUAGES
 from sctrt import Volume, cli
+from sctrt import bundle as bundles
 from sctrt.phantom.labels import Tissue
 from test_cli import a_ct, all_zero, four_dimensional, not_nifti, one_slice, singular, tiny_body, truncated, with_nan
+from test_timeline import STAGES
 
 SLOW = os.environ.get("SCTRT_SLOW_DOCS") == "1"
 LIMIT_S = 3600 if SLOW else 300
@@ -227,6 +229,20 @@ def test_the_tree_is_the_tree():
     named = {path for folder, pattern in found for path in (ROOT / folder).glob(pattern)}
     modules = {path for path in (ROOT / "sctrt").rglob("*.py") if path.name != "__init__.py"}
     assert sorted(name(path) for path in modules - named) == [], "say in README's tree what they are"
+
+
+def test_every_stage_is_explained():
+    rows = re.findall(r"^\| (`.+`) \| ", (ROOT / "docs/speed.md").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted([*STAGES, "open"])
+
+
+def test_the_limits_are_the_shipped_models():
+    manifest = bundles.load().manifest
+    low, high = manifest.hu_range
+    text = (ROOT / "docs/limits.md").read_text()
+    assert (
+        f"{low:.0f} to {high:.0f} in the model that ships" in text and f"({manifest.spacing_mm:.0f} mm in the" in text
+    )
 
 
 # Refusals
