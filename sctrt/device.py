@@ -64,6 +64,10 @@ class Clock:
         )
         return Timeline(tuple(spans), wall, self._begun)
 
+    def seconds(self) -> dict[str, float]:
+        """Stage -> seconds, "other" for the time of no stage, and "total"; see `timeline`."""
+        return self.timeline().seconds()
+
 
 class Host:
     """The CPU and its memory: NumPy."""

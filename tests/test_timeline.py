@@ -149,6 +149,7 @@ def test_a_clock_asks_the_device_for_moments_alone():
     ]  # fmt: skip
     assert [math.floor(10 * span.begin + 0.5) for span in spans] == [1, 3, 5, 7]
     assert all(span.seconds == 0.1 for span in spans)
+    assert clock.seconds()["a"] == 0.1
 
 
 # The command line
