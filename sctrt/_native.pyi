@@ -63,5 +63,24 @@ def resample(
     allocate: Allocate,
     stream: int,
 ) -> Any: ...
+def convolve(
+    image: Any,
+    weights: Any,
+    bias: Any,
+    side: int,
+    stride: int,
+    pad: int,
+    winograd: bool,
+    scale: Any,
+    shift: Any,
+    silu: bool,
+    doubled: bool,
+    out: Any,
+    accumulate: bool,
+    sums: Any,
+    instructions: str,
+) -> None: ...
+def attend(inputs: Any, panels: Any, out: Any, instructions: str) -> None: ...
+def layer_instructions() -> list[str]: ...
 def cuda_device_count() -> int: ...
 def build_info() -> dict[str, Any]: ...

@@ -22,6 +22,7 @@ BuiltRuntime = Literal["tensorrt", "tensorrt-rtx"]
 # By device, in order of preference: runtime -> (module to be installed, pip line, file of this package).
 RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
     "cpu": {
+        "native": ("sctrt._native", "pip install sctrt", "native"),
         "openvino": ("openvino", "pip install sctrt", "openvino"),
         "onnxruntime": ("onnxruntime", "pip install 'sctrt[onnxruntime]'", "onnxruntime"),
         "torch": ("torch", "pip install 'sctrt[train]'", "torch"),
