@@ -67,8 +67,8 @@ def convolution(
         as_is: the images' channels are not padded: for the first layer, whose images have few.
     """
     outputs, channels, side, _ = weights.shape
-    pad = side // 2 if pad is None else pad
-    winograd = (side, stride, pad) == (3, 1, 1) and not as_is
+    before = side // 2 if pad is None else pad
+    winograd = (side, stride, before) == (3, 1, 1) and not as_is
     inputs = channels if as_is else padded(channels)
     full = np.zeros((padded(outputs), inputs, side, side))
     full[:outputs, :channels] = weights
@@ -80,7 +80,7 @@ def convolution(
     panels = [matrices[..., i : i + PANEL].ravel() for i in range(0, len(full), PANEL)]
     packed_bias = np.zeros(len(full), np.float32)
     packed_bias[:outputs] = bias
-    return Convolution(np.concatenate(panels).astype(np.float32), packed_bias, side, stride, pad, winograd)
+    return Convolution(np.concatenate(panels).astype(np.float32), packed_bias, side, stride, before, winograd)
 
 
 def _winograd_matrix() -> NDArray[np.float64]:

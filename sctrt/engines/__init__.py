@@ -36,6 +36,7 @@ RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
 # Runtimes whose engines are built beforehand, for slices of fixed sizes.
 BUILT: tuple[BuiltRuntime, ...] = ("tensorrt", "tensorrt-rtx")
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp16", "bf16", "fp32")}  # the first is the default
+FP32_ONLY = ("native", "onnxruntime")  # of those on a CPU
 
 
 class Engine(Protocol):
@@ -127,6 +128,13 @@ def first_built() -> BuiltRuntime:
             return name
     pip_lines = " or ".join(RUNTIMES["cuda"][name][1] for name in reversed(BUILT))
     raise EngineError(f"none of {', '.join(BUILT)} is installed; {pip_lines}")
+
+
+def unfit_for(device: str, precision: str) -> dict[str, str]:
+    """The runtimes that do not run this precision -> why, for `choose`."""
+    if device != "cpu" or precision == "fp32":
+        return {}
+    return {name: f"runs fp32, not {precision}" for name in FP32_ONLY}
 
 
 def default_precision(device: str) -> str:

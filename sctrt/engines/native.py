@@ -98,7 +98,7 @@ class NativeEngine:
         x = self._end("encoder", self._middle("encoder.mid", x))
         if a.adapter_channels is None:
             return x.pixels
-        latent = np.ascontiguousarray(x.pixels[..., : a.code_dim])
+        latent = x.pixels[..., : a.code_dim].copy()  # that memory is used again
         x = self._middle("adapter.mid", self._convolve("adapter.conv_in", Image(latent, np.empty(0), -1)))
         return latent + self._end("adapter", x).pixels[..., : a.code_dim]
 
@@ -246,6 +246,7 @@ def load(bundle: Bundle, part: Part, precision: str, device: str) -> NativeEngin
     try:
         return NativeEngine(bundle.manifest.architecture, part, _read_weights(bundle.weights))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise EngineError(
-            f"{bundle.weights} does not hold the {part}'s weights: {type(error).__name__}: {error}; export the bundle again"
+            f"{bundle.weights} does not hold the {part}'s weights: {reason}; export the bundle again"
         ) from error
