@@ -40,8 +40,14 @@ std::optional<View> activation(const py::object& object, const char* name, const
   return found;
 }
 
+void expect_pairs(const LayerKernels& kernels, bool possible) {
+  if (!kernels.pairs || !possible)
+    throw py::value_error("pairs of bfloat16 need AVX-512 BF16, and Winograd's algorithm or attention, got " +
+                          std::string(kernels.instructions));
+}
+
 void bind_convolve(const py::object& image_, const py::object& weights_, const py::object& bias_, std::int64_t side,
-                   std::int64_t stride, std::int64_t pad, bool winograd, const py::object& scale_,
+                   std::int64_t stride, std::int64_t pad, bool winograd, bool pairs, const py::object& scale_,
                    const py::object& shift_, bool silu, bool doubled, const py::object& out_, bool accumulate,
                    const py::object& sums_, const std::string& instructions) {
   const LayerKernels& kernels = kernels_named(instructions);
@@ -56,8 +62,10 @@ void bind_convolve(const py::object& image_, const py::object& weights_, const p
   if (side < 1 || stride < 1 || pad < 0 || pad >= side || (winograd && (side != 3 || stride != 1 || pad != 1)))
     throw py::value_error("expected side, stride and pad of a convolution, 3, 1 and 1 by Winograd, got " +
                           text({side, stride, pad}));
+  if (pairs) expect_pairs(kernels, winograd);
   const View weights = host_view(weights_, "weights", "float32", "[products * channels * out_channels]", 1);
-  expect_shape(weights, {(winograd ? kProducts : side * side) * channels * outputs}, "of the convolution");
+  expect_shape(weights, {(winograd ? kProducts : side * side) * channels / (pairs ? 2 : 1) * outputs},
+               "of the convolution");
   const std::int64_t twice = doubled ? 2 : 1;
   const Shape shape{(twice * image.shape[0] - 1) / stride + 1, (twice * image.shape[1] - 1) / stride + 1, outputs};
   expect_shape(out, shape, "to hold the result");
@@ -72,7 +80,7 @@ void bind_convolve(const py::object& image_, const py::object& weights_, const p
   }
   const Convolution c{image.as<const float>(), image.shape[0], image.shape[1], channels,
                       scale ? scale->as<const float>() : nullptr, shift ? shift->as<const float>() : nullptr, silu,
-                      doubled, side, stride, pad, weights.as<const float>(), bias.as<const float>(), shape[0],
+                      doubled, side, stride, pad, pairs, weights.as<const float>(), bias.as<const float>(), shape[0],
                       shape[1], outputs, out.as<float>(), accumulate, sums ? sums->as<double>() : nullptr};
   const py::gil_scoped_release release;
   if (winograd)
@@ -81,9 +89,10 @@ void bind_convolve(const py::object& image_, const py::object& weights_, const p
     convolve(kernels, c);
 }
 
-void bind_attend(const py::object& inputs_, const py::object& panels_, const py::object& out_,
+void bind_attend(const py::object& inputs_, const py::object& panels_, const py::object& out_, bool pairs,
                  const std::string& instructions) {
   const LayerKernels& kernels = kernels_named(instructions);
+  if (pairs) expect_pairs(kernels, true);
   const View inputs = host_view(inputs_, "inputs", "float32", "[positions, 3 * channels]", 2);
   const View out = host_view(out_, "out", "float32", "[positions, channels]", 2);
   const View panels = host_view(panels_, "panels", "float32", "[floats]", 1);
@@ -97,7 +106,7 @@ void bind_attend(const py::object& inputs_, const py::object& panels_, const py:
   }
   expect_apart(out, panels);
   const float* data = inputs.as<const float>();
-  const Attention a{data,      data + channels, data + 2 * channels, positions, channels, 3 * channels,
+  const Attention a{pairs, data,      data + channels, data + 2 * channels, positions, channels, 3 * channels,
                     panels.as<float>(), out.as<float>()};
   const py::gil_scoped_release release;
   attend(kernels, a);
@@ -105,7 +114,7 @@ void bind_attend(const py::object& inputs_, const py::object& panels_, const py:
 
 std::vector<std::string> layer_instructions() {
   std::vector<std::string> known;
-  for (const char* name : {"avx512", "avx2", "baseline"})
+  for (const char* name : {"avx512bf16", "avx512", "avx2", "baseline"})
     if (layer_kernels(name)) known.push_back(name);
   return known;
 }
@@ -115,6 +124,7 @@ std::vector<std::string> layer_instructions() {
 void add_layers(py::module_& module) {
   module.def("convolve", bind_convolve);
   module.def("attend", bind_attend);
+  module.def("layers_multiply_bfloat16", [] { return layer_kernels("")->pairs; });
   module.def("layer_instructions", layer_instructions);
 }
 

@@ -88,6 +88,9 @@ SCTRT_INLINE void out_of_products(const Vector* p, Vector* y) {
   y[3] = p[5] + (kA * kA2 * difference_a + kB * kB2 * difference_b);
 }
 
+// Of one pixel's channels in a product.
+std::int64_t words(const Convolution& c) { return c.pairs ? c.channels / 2 : c.channels; }
+
 // How a strip of tiles lies in scratch memory.
 struct Strip {
   static constexpr std::int64_t kBytes = 700 << 10;  // of products, which shall stay in a 1 MB cache
@@ -101,24 +104,25 @@ struct Strip {
       : tile_rows(parts(c.out_height, kTile)),
         tile_columns(parts(c.out_width, kTile)),
         columns(kTile * tile_columns + kWindow - kTile) {
-    const std::int64_t each = kProducts * 4 * (c.channels + least(c.out_channels, kPanel));
+    const std::int64_t each = kProducts * 4 * (words(c) + least(c.out_channels, kPanel));
     most = least(48, kBytes / each / 6 * 6);
     most = ::sctrt::most(most, 6);
     rows = least(::sctrt::most(most / tile_columns, 1), tile_rows);
   }
 
   // A step between products; not a multiple of 4096 bytes, which would keep them all in a few sets of the cache.
-  static std::int64_t step(std::int64_t tiles, std::int64_t channels) { return tiles * channels + kChannelBlock; }
+  static std::int64_t step(std::int64_t tiles, std::int64_t words) { return tiles * words + kChannelBlock; }
   std::int64_t image_floats(const Convolution& c) const { return (kTile * rows + 2) * columns * c.channels; }
   std::int64_t tiles() const { return rows == 1 ? least(most, tile_columns) : rows * tile_columns; }
 };
 
 std::int64_t winograd_scratch(const Convolution& c) {
   const Strip strip(c);
-  return strip.image_floats(c) + kProducts * (Strip::step(strip.tiles(), c.channels) + Strip::step(strip.tiles(), kPanel));
+  return strip.image_floats(c) + kProducts * (Strip::step(strip.tiles(), words(c)) + Strip::step(strip.tiles(), kPanel));
 }
 
 // window: of the rows that are read, `row` floats apart; to: the first of the products, `step` apart.
+template <bool kPairs>
 void transform_window(const float* window, std::int64_t row, std::int64_t channels, float* to, std::int64_t step) {
   for (std::int64_t k = 0; k < channels; k += kLanes) {
     Vector half[kWindow][kWindow];
@@ -131,7 +135,14 @@ void transform_window(const float* window, std::int64_t row, std::int64_t channe
     for (int y = 0; y < kWindow; ++y) {
       Vector p[kWindow];
       into_products(half[y], p);
-      for (int x = 0; x < kWindow; ++x) store(to + (y * kWindow + x) * step + k, p[x]);
+      for (int x = 0; x < kWindow; ++x) {
+#if defined(__AVX512BF16__)
+        if constexpr (kPairs)
+          store_pairs(to + (y * kWindow + x) * step + k / 2, p[x]);
+        else
+#endif
+          store(to + (y * kWindow + x) * step + k, p[x]);
+      }
     }
   }
 }
@@ -179,13 +190,14 @@ void write_tiles(const Convolution& c, std::int64_t tile_row, std::int64_t first
   }
 }
 
-// Rows first..last-1 of tiles.
-void winograd(const Convolution& c, std::int64_t first, std::int64_t last, float* scratch) {
+template <bool kPairs>
+void winograd_rows(const Convolution& c, std::int64_t first, std::int64_t last, float* scratch) {
   const Strip strip(c);
   const std::int64_t row = strip.columns * c.channels;
   float* image = scratch;
   float* products = image + strip.image_floats(c);
-  float* sums = products + kProducts * Strip::step(strip.tiles(), c.channels);
+  const std::int64_t length = words(c);
+  float* sums = products + kProducts * Strip::step(strip.tiles(), length);
   for (std::int64_t at = first, rows = 0; at < last; at += rows) {
     const std::int64_t kept = at == first ? 0 : kWindow - kTile;  // rows that the strip before has read already
     for (std::int64_t i = 0; i < kept * row; ++i) image[i] = image[kTile * rows * row + i];
@@ -196,22 +208,29 @@ void winograd(const Convolution& c, std::int64_t first, std::int64_t last, float
     for (std::int64_t begin = 0, across = 0; pieces > 0; --pieces, begin += across) {
       across = parts(strip.tile_columns - begin, pieces);
       const std::int64_t tiles = rows * across;
-      const std::int64_t step = Strip::step(tiles, c.channels);
+      const std::int64_t step = Strip::step(tiles, length);
       for (std::int64_t y = 0; y < rows; ++y)
         for (std::int64_t x = 0; x < across; ++x)
-          transform_window(image + y * kTile * row + (begin + x) * kTile * c.channels, row, c.channels,
-                           products + (y * across + x) * c.channels, step);
+          transform_window<kPairs>(image + y * kTile * row + (begin + x) * kTile * c.channels, row, c.channels,
+                                   products + (y * across + x) * length, step);
       const float* weights = c.weights;
       for (std::int64_t panel = 0; panel < c.out_channels; panel += kPanel) {
         const std::int64_t width = least(kPanel, c.out_channels - panel), sum_step = Strip::step(tiles, width);
-        for (std::int64_t i = 0; i < kProducts; ++i, weights += c.channels * width)
-          product<false>({products + i * step, c.channels, 1, 0, c.channels}, tiles, weights, width, width,
-                         sums + i * sum_step, width);
+        for (std::int64_t i = 0; i < kProducts; ++i, weights += length * width)
+          product<false, kPairs>({products + i * step, length, 1, 0, length}, tiles, weights, width, width,
+                                 sums + i * sum_step, width);
         for (std::int64_t y = 0; y < rows; ++y)
           write_tiles(c, at + y, begin, across, panel, width, sums + y * across * width, sum_step);
       }
     }
   }
+}
+
+// Rows first..last-1 of tiles.
+void winograd(const Convolution& c, std::int64_t first, std::int64_t last, float* scratch) {
+  if constexpr (kHasPairs)
+    if (c.pairs) return winograd_rows<true>(c, first, last, scratch);
+  winograd_rows<false>(c, first, last, scratch);
 }
 
 std::int64_t direct_columns(const Convolution& c) { return (c.out_width - 1) * c.stride + c.side; }
@@ -230,7 +249,7 @@ void direct(const Convolution& c, std::int64_t first, std::int64_t last, float* 
     const float* weights = c.weights;
     for (std::int64_t panel = 0; panel < n; panel += kPanel) {
       const std::int64_t width = least(kPanel, n - panel);
-      product<false>({image, c.stride * c.channels, c.side, row, c.side * c.channels}, c.out_width, weights, width,
+      product<false, false>({image, c.stride * c.channels, c.side, row, c.side * c.channels}, c.out_width, weights, width,
                      width, made, width);
       weights += c.side * c.side * c.channels * width;
       for (std::int64_t k = 0; k < width; k += kLanes) {

@@ -59,6 +59,8 @@ const LayerKernels* layer_kernels(const char* instructions) {
   const std::string best = cpu_instructions(), wanted = instructions;
   const bool any = wanted.empty();
 #ifdef SCTRT_LAYERS_X86
+  if (best == "avx512" && __builtin_cpu_supports("avx512bf16") && (any || wanted == "avx512bf16"))
+    return &kLayersAvx512Bf16;
   if (best == "avx512" && (any || wanted == "avx512")) return &kLayersAvx512;
   if (best != "baseline" && (any || wanted == "avx2")) return &kLayersAvx2;
 #endif

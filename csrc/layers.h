@@ -25,6 +25,7 @@ struct Convolution {
   bool silu;
   bool doubled;                          // the image is doubled before the convolution: each pixel becomes 2 x 2
   std::int64_t side, stride, pad;        // of the kernel; pixels of zeros above and left (below and right as needed)
+  bool pairs;                            // weights and images are rounded to bfloat16: see Note [Pairs] in vector.h
   const float* weights;                  // panels of [side, side, channels][out_channels]; by Winograd see there
   const float* bias;                     // [out_channels]
   std::int64_t out_height, out_width, out_channels;
@@ -35,15 +36,17 @@ struct Convolution {
 
 // out = softmax_2(queries keys^T) values, softmax to base 2, of each position over all.
 struct Attention {
+  bool pairs;  // rounded to bfloat16 before they are multiplied
   const float *queries, *keys, *values;  // [positions, channels], each position `step` floats after the other
   std::int64_t positions, channels, step;
-  float* panels;  // workspace, positions rounded up to kPanel * channels floats: keys^T
+  float* panels;  // workspace, positions rounded up to kPanel * channels floats: keys^T, and of pairs the values too
   float* out;     // [positions, channels]
 };
 
 // A layer for one range of rows, blocks or panels; `scratch` is the thread's own.
 struct LayerKernels {
   const char* instructions;
+  bool pairs;  // whether it multiplies pairs of bfloat16
   std::int64_t (*winograd_scratch)(const Convolution&);  // floats
   void (*winograd)(const Convolution&, std::int64_t first, std::int64_t last, float* scratch);
   std::int64_t (*direct_scratch)(const Convolution&);
@@ -57,14 +60,14 @@ constexpr std::int64_t kQueries = 48;  // of one block of attention
 
 extern const LayerKernels kLayersBaseline;
 #ifdef SCTRT_LAYERS_X86
-extern const LayerKernels kLayersAvx2, kLayersAvx512;
+extern const LayerKernels kLayersAvx2, kLayersAvx512, kLayersAvx512Bf16;
 #endif
 
 // The kernels of the named instruction set; of the best that this machine has for "". Null where it has not.
 const LayerKernels* layer_kernels(const char* instructions);
 
 // By Winograd's F(4x4, 3x3): side 3, stride 1, pad 1, channels in blocks. weights: panels of the products' [products,
-// channels, out_channels], the whole of a panel's products after another.
+// channels, out_channels], the whole of a panel's products after another; only here they may be pairs (of channels).
 void convolve_winograd(const LayerKernels&, const Convolution&);
 // As it is written.
 void convolve(const LayerKernels&, const Convolution&);

@@ -93,6 +93,33 @@ SCTRT_INLINE Vector silu(Vector x) {
 #endif
 }
 
+// Note [Pairs]
+// In bfloat16 a word holds two neighbouring values along the sum of a product, and the CPU multiplies and adds both at
+// once (vdpbf16ps), so that matrices of pairs look like matrices of floats with half as many columns, or rows.
+#if defined(__AVX512BF16__)
+constexpr bool kHasPairs = true;
+
+SCTRT_INLINE Vector add_product(Vector sum, Vector a, Vector b) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+// kLanes floats become half as many words.
+SCTRT_INLINE void store_pairs(float* to, Vector values) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(values));
+}
+
+// Words whose lower halves are of `first` and upper halves of `second`.
+SCTRT_INLINE Vector pairs(Vector first, Vector second) {
+  typedef std::uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+  typedef std::uint32_t Words __attribute__((vector_size(4 * kLanes)));
+  const Words low = __builtin_convertvector((Halves)_mm512_cvtneps_pbh(first), Words);
+  const Words high = __builtin_convertvector((Halves)_mm512_cvtneps_pbh(second), Words);
+  return (Vector)(low | high << 16);
+}
+#else
+constexpr bool kHasPairs = false;
+#endif
+
 SCTRT_INLINE std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 SCTRT_INLINE std::int64_t most(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
 SCTRT_INLINE std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }

@@ -33,6 +33,11 @@ def available() -> list[str]:
     return _native.layer_instructions()
 
 
+def multiplies_bf16() -> bool:
+    """Whether this machine can do what is asked for by `bf16`."""
+    return _native.layers_multiply_bfloat16()
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A convolution's weights as the kernels read them; `convolution` makes it."""
@@ -43,6 +48,7 @@ class Convolution:
     stride: int
     pad: int  # pixels of zeros above and to the left; below and to the right as needed
     winograd: bool
+    bf16: bool  # pairs of channels in bfloat16: see Note [Pairs] in csrc/vector.h
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Activation:
 
 
 def convolution(
-    weights: NDArray, bias: NDArray, *, stride: int = 1, pad: int | None = None, as_is: bool = False
+    weights: NDArray, bias: NDArray, *, stride: int = 1, pad: int | None = None, as_is: bool = False, bf16: bool = False
 ) -> Convolution:
     """Prepares the weights of a convolution; by Winograd's algorithm where that is possible.
 
@@ -64,6 +70,7 @@ def convolution(
         bias: [out_channels].
         stride: 1 or 2.
         pad: zeros above and to the left; by default as many as keep the image where it is.
+        bf16: weights and images are rounded to bfloat16 where Winograd's algorithm multiplies them.
         as_is: the images' channels are not padded: for the first layer, whose images have few.
     """
     outputs, channels, side, _ = weights.shape
@@ -77,10 +84,21 @@ def convolution(
         matrices = (g @ full @ g.T).transpose(2, 3, 1, 0).reshape(-1, inputs, len(full))
     else:
         matrices = full.transpose(2, 3, 1, 0).reshape(1, -1, len(full))
+    bf16 = bf16 and winograd
+    if bf16:
+        matrices = _pairs(matrices)
     panels = [matrices[..., i : i + PANEL].ravel() for i in range(0, len(full), PANEL)]
     packed_bias = np.zeros(len(full), np.float32)
     packed_bias[:outputs] = bias
-    return Convolution(np.concatenate(panels).astype(np.float32), packed_bias, side, stride, before, winograd)
+    weights = np.concatenate(panels).astype(np.float32, copy=False)
+    return Convolution(weights, packed_bias, side, stride, before, winograd, bf16)
+
+
+def _pairs(matrices: NDArray) -> Floats:
+    """[n, rows, columns] -> [n, rows / 2, columns] words that hold rows 2 i and 2 i + 1 in bfloat16, ties to even."""
+    bits = matrices.astype(np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return (rounded[:, ::2] | rounded[:, 1::2] << 16).view(np.float32)
 
 
 def _winograd_matrix() -> NDArray[np.float64]:
@@ -134,6 +152,7 @@ def convolve(
         layer.stride,
         layer.pad,
         layer.winograd,
+        layer.bf16,
         scale,
         shift,
         silu,
@@ -177,17 +196,18 @@ def panel_floats(positions: int, channels: int) -> int:
     return -(-positions // PANEL) * PANEL * channels
 
 
-def attend(inputs: Floats, panels: Floats, out: Floats, *, instructions: str = "") -> Floats:
+def attend(inputs: Floats, panels: Floats, out: Floats, *, bf16: bool = False, instructions: str = "") -> Floats:
     """Fills `out` with attention of all positions over all: softmax to base 2 of queries keys^T, times values.
 
     Args:
         inputs: [positions, 3 * channels]: queries, keys, values. Scale the queries by log2(e) / sqrt(channels).
         panels: [panel_floats(positions, channels)], written over.
         out: [positions, channels].
+        bf16: queries, keys, weights and values are rounded to bfloat16 where they are multiplied.
         instructions: see the module.
 
     Returns:
         out.
     """
-    _native.attend(inputs, panels, out, instructions)
+    _native.attend(inputs, panels, out, bf16, instructions)
     return out

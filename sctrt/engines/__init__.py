@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import layers
 from ..bundle import Bundle
 from ..errors import DeviceError, EngineError
 from ..gpus import card
@@ -36,7 +37,7 @@ RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
 # Runtimes whose engines are built beforehand, for slices of fixed sizes.
 BUILT: tuple[BuiltRuntime, ...] = ("tensorrt", "tensorrt-rtx")
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp16", "bf16", "fp32")}  # the first is the default
-FP32_ONLY = ("native", "onnxruntime")  # of those on a CPU
+NO_BF16 = "the native kernels run bf16 only where the CPU has AVX-512 BF16"
 
 
 class Engine(Protocol):
@@ -134,7 +135,7 @@ def unfit_for(device: str, precision: str) -> dict[str, str]:
     """The runtimes that do not run this precision -> why, for `choose`."""
     if device != "cpu" or precision == "fp32":
         return {}
-    return {name: f"runs fp32, not {precision}" for name in FP32_ONLY}
+    return {"onnxruntime": "runs fp32"} | ({} if layers.multiplies_bf16() else {"native": NO_BF16})
 
 
 def default_precision(device: str) -> str:

@@ -1,6 +1,8 @@
 """Our own kernels on the CPU: the network layer by layer, from the bundle's weights; needs no package.
 
-The layers and their order are those of `sctrt.model.autoencoder`, which the ONNX files were exported from.
+The layers and their order are those of `sctrt.model.autoencoder`, which the ONNX files were exported from. In bf16 the
+attention multiplies in bfloat16, and so do the decoder's 3x3 convolutions but the first and the last; the encoder's, which
+decide the codes, do not, and nothing is stored in bfloat16.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from .. import layers
 from ..bundle import Architecture, Bundle
 from ..errors import EngineError
 from ..layers import Activation, Convolution
-from . import Part, check_arrays
+from . import NO_BF16, Part, check_arrays
 
 GROUP_NORM_EPS = 1e-6
 DTYPES = {"F16": np.float16, "F32": np.float32}  # of a bundle's weights
@@ -45,15 +47,18 @@ class NativeEngine:
     except PackageNotFoundError:
         version = "0+checkout"
 
-    def __init__(self, architecture: Architecture, part: Part, weights: Weights, instructions: str = "") -> None:
+    def __init__(
+        self, architecture: Architecture, part: Part, weights: Weights, *, bf16: bool = False, instructions: str = ""
+    ) -> None:
         """`instructions`: see `layers`.
 
         Raises:
             KeyError: a weight is missing.
             ValueError: one has not the shape that the others ask for.
         """
-        self._a, self._part, self._weights, self._instructions = architecture, part, weights, instructions
-        self._convolutions = _prepared(architecture, part, weights)
+        self._a, self._part, self._weights = architecture, part, weights
+        self._bf16, self._instructions = bf16, instructions
+        self._convolutions = _prepared(part, weights, bf16)
         self._memory: dict[int, NDArray[np.float32]] = {}
 
     def workspace(self, batch: int) -> int:
@@ -136,7 +141,8 @@ class NativeEngine:
         out = self._image((height, width, channels), x, together)
         panels = self._floats(-1, (layers.panel_floats(height * width, channels),))
         flat = together.pixels.reshape(height * width, -1)
-        layers.attend(flat, panels, out.pixels.reshape(height * width, -1), instructions=self._instructions)
+        attended = out.pixels.reshape(height * width, -1)
+        layers.attend(flat, panels, attended, bf16=self._bf16, instructions=self._instructions)
         return self._convolve(f"{name}.proj_out", out, onto=x)
 
     def _norm(self, name: str, x: Image, *, silu: bool = True) -> Activation:
@@ -185,7 +191,7 @@ class NativeEngine:
         return self._memory[slot][:count].reshape(shape)
 
 
-def _prepared(a: Architecture, part: Part, weights: Weights) -> dict[str, Convolution]:
+def _prepared(part: Part, weights: Weights, bf16: bool) -> dict[str, Convolution]:
     """Every convolution of the half by its name; those of attention that are computed together as `qkv`."""
     made = {}
     for name in (name.removesuffix(".weight") for name, value in weights.items() if value.ndim == 4):
@@ -199,7 +205,9 @@ def _prepared(a: Architecture, part: Part, weights: Weights) -> dict[str, Convol
         if name.endswith((".q", ".k", ".v")):
             continue
         stride, pad = (2, 0) if name.endswith("downsample.conv") else (1, None)
-        made[name] = layers.convolution(weight, bias, stride=stride, pad=pad, as_is=name.endswith("conv_in"))
+        rounded = bf16 and name.startswith("decoder") and name != "decoder.conv_out"
+        first = name.endswith("conv_in")
+        made[name] = layers.convolution(weight, bias, stride=stride, pad=pad, as_is=first, bf16=rounded)
         if name.endswith(".proj_out"):
             block = name.removesuffix(".proj_out")
             made[f"{block}.qkv"] = _queries_keys_values(block, weights)
@@ -241,10 +249,11 @@ def _read_weights(path: Path) -> Weights:
 
 def load(bundle: Bundle, part: Part, precision: str, device: str) -> NativeEngine:
     """Prepares the weights of one half of the network."""
-    if precision != "fp32":
-        raise EngineError(f"the native kernels run fp32 on a CPU, got precision {precision!r}; use --runtime openvino")
+    bf16 = precision == "bf16"
+    if bf16 and not layers.multiplies_bf16():
+        raise EngineError(f"{NO_BF16}; use --runtime openvino")
     try:
-        return NativeEngine(bundle.manifest.architecture, part, _read_weights(bundle.weights))
+        return NativeEngine(bundle.manifest.architecture, part, _read_weights(bundle.weights), bf16=bf16)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise EngineError(
