@@ -112,6 +112,26 @@ void bind_attend(const py::object& inputs_, const py::object& panels_, const py:
   attend(kernels, a);
 }
 
+void bind_normalise(const py::object& sums_, std::int64_t pixels, const py::object& weight_, const py::object& bias_,
+                    std::int64_t groups, double eps, const py::object& scale_, const py::object& shift_) {
+  const View sums = host_view(sums_, "sums", "float64", "[rows, 2, padded channels]", 3);
+  const View weight = host_view(weight_, "weight", "float32", "[channels]", 1);
+  const View bias = host_view(bias_, "bias", "float32", "[channels]", 1);
+  const View scale = host_view(scale_, "scale", "float32", "[padded channels]", 1);
+  const View shift = host_view(shift_, "shift", "float32", "[padded channels]", 1);
+  const std::int64_t channels = weight.shape[0], padded = scale.shape[0];
+  expect_shape(bias, weight.shape, "of weight");
+  expect_shape(shift, scale.shape, "of scale");
+  expect_shape(sums, {sums.shape[0], 2, padded}, "of scale");
+  if (pixels < 1 || groups < 1 || channels % groups || channels > padded)
+    throw py::value_error("expected pixels, and groups that divide the channels, which scale holds, got " +
+                          text({pixels, groups, channels, padded}));
+  expect_writable(scale);
+  expect_writable(shift);
+  normalise({sums.as<const double>(), sums.shape[0], pixels, channels, padded, groups, eps, weight.as<const float>(),
+             bias.as<const float>(), scale.as<float>(), shift.as<float>()});
+}
+
 std::vector<std::string> layer_instructions() {
   std::vector<std::string> known;
   for (const char* name : {"avx512bf16", "avx512", "avx2", "baseline"})
@@ -124,6 +144,7 @@ std::vector<std::string> layer_instructions() {
 void add_layers(py::module_& module) {
   module.def("convolve", bind_convolve);
   module.def("attend", bind_attend);
+  module.def("normalise", bind_normalise);
   module.def("layers_multiply_bfloat16", [] { return layer_kernels("")->pairs; });
   module.def("layer_instructions", layer_instructions);
 }

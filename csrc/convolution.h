@@ -149,12 +149,16 @@ void transform_window(const float* window, std::int64_t row, std::int64_t channe
 
 SCTRT_INLINE void tile_of(const float* products, std::int64_t step, Vector tile[kTile][kTile]) {
   Vector half[kTile][kWindow];
+  SCTRT_UNROLL
   for (int x = 0; x < kWindow; ++x) {
     Vector p[kWindow], y[kTile];
+    SCTRT_UNROLL
     for (int i = 0; i < kWindow; ++i) p[i] = load(products + (i * kWindow + x) * step);
     out_of_products(p, y);
+    SCTRT_UNROLL
     for (int i = 0; i < kTile; ++i) half[i][x] = y[i];
   }
+  SCTRT_UNROLL
   for (int i = 0; i < kTile; ++i) out_of_products(half[i], tile[i]);
 }
 
@@ -171,7 +175,9 @@ void write_tiles(const Convolution& c, std::int64_t tile_row, std::int64_t first
       Vector tile[kTile][kTile];
       tile_of(products + i * width + k, step, tile);
       float* to = c.out + (tile_row * kTile * c.out_width + left) * n + panel + k;
+      SCTRT_UNROLL
       for (int y = 0; y < kTile; ++y)
+        SCTRT_UNROLL
         for (int x = 0; x < kTile; ++x) {
           if (y >= height || x >= across) continue;
           float* pixel = to + (y * c.out_width + x) * n;

@@ -1,6 +1,8 @@
 // Shares the layers out among threads and picks the instruction set.
 #include "layers.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -75,6 +77,26 @@ void convolve_winograd(const LayerKernels& kernels, const Convolution& c) {
 void convolve(const LayerKernels& kernels, const Convolution& c) {
   share(c.out_height, kernels.direct_scratch(c),
         [&](std::int64_t first, std::int64_t last, float* memory) { kernels.direct(c, first, last, memory); });
+}
+
+void normalise(const GroupNorm& g) {
+  const std::int64_t each = g.channels / g.groups;
+  for (std::int64_t c = 0; c < g.padded; ++c) g.scale[c] = g.shift[c] = 0;
+  for (std::int64_t first = 0; first < g.channels; first += each) {
+    double sum = 0, squares = 0;
+    for (std::int64_t row = 0; row < g.rows; ++row)
+      for (std::int64_t c = first; c < first + each; ++c) {
+        sum += g.sums[2 * row * g.padded + c];
+        squares += g.sums[(2 * row + 1) * g.padded + c];
+      }
+    const double count = static_cast<double>(g.pixels * each), mean = sum / count;
+    const double deviation = std::sqrt(std::max(squares / count - mean * mean, 0.0) + g.eps);
+    for (std::int64_t c = first; c < first + each; ++c) {
+      const double scale = g.weight[c] / deviation;
+      g.scale[c] = static_cast<float>(scale);
+      g.shift[c] = static_cast<float>(g.bias[c] - scale * mean);
+    }
+  }
 }
 
 void attend(const LayerKernels& kernels, const Attention& a) {

@@ -43,6 +43,15 @@ struct Attention {
   float* out;     // [positions, channels]
 };
 
+// Group normalisation of an image from its sums, as a scale and a shift of each channel; 0 of padding.
+struct GroupNorm {
+  const double* sums;  // [rows, 2, padded channels], from a Convolution
+  std::int64_t rows, pixels, channels, padded, groups;
+  double eps;                  // added to the variance
+  const float *weight, *bias;  // [channels]
+  float *scale, *shift;        // [padded channels]
+};
+
 // A layer for one range of rows, blocks or panels; `scratch` is the thread's own.
 struct LayerKernels {
   const char* instructions;
@@ -72,5 +81,6 @@ void convolve_winograd(const LayerKernels&, const Convolution&);
 // As it is written.
 void convolve(const LayerKernels&, const Convolution&);
 void attend(const LayerKernels&, const Attention&);
+void normalise(const GroupNorm&);
 
 }  // namespace sctrt

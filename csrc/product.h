@@ -19,18 +19,24 @@ struct Rows {
 template <int kRows, int kColumns, bool kAdd, bool kPairs>
 void product_block(Rows left, const float* right, std::int64_t pitch, float* to, std::int64_t to_step) {
   Vector sums[kRows][kColumns];
+  SCTRT_UNROLL
   for (int r = 0; r < kRows; ++r)
+    SCTRT_UNROLL
     for (int j = 0; j < kColumns; ++j)
       sums[r][j] = kAdd ? load(to + r * to_step + j * kLanes) : Vector{};
   for (std::int64_t run = 0; run < left.runs; ++run) {
     const float* row[kRows];
+    SCTRT_UNROLL
     for (int r = 0; r < kRows; ++r) row[r] = left.data + run * left.run_step + r * left.step;
     for (std::int64_t k = 0; k < left.length; ++k) {
       Vector columns[kColumns];
+      SCTRT_UNROLL
       for (int j = 0; j < kColumns; ++j) columns[j] = load(right + j * kLanes);
       right += pitch;
+      SCTRT_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const Vector value = splat(row[r][k]);
+        SCTRT_UNROLL
         for (int j = 0; j < kColumns; ++j) {
 #if defined(__AVX512BF16__)
           if constexpr (kPairs)
@@ -42,7 +48,9 @@ void product_block(Rows left, const float* right, std::int64_t pitch, float* to,
       }
     }
   }
+  SCTRT_UNROLL
   for (int r = 0; r < kRows; ++r)
+    SCTRT_UNROLL
     for (int j = 0; j < kColumns; ++j) store(to + r * to_step + j * kLanes, sums[r][j]);
 }
 

@@ -23,6 +23,8 @@ typedef std::int32_t Integers __attribute__((vector_size(4 * kLanes)));
 typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 #define SCTRT_INLINE inline __attribute__((always_inline))
+// Of loops over an array of registers: unrolled later, the array would begin and end on the stack.
+#define SCTRT_UNROLL _Pragma("GCC unroll 16")
 
 SCTRT_INLINE Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 SCTRT_INLINE void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }

@@ -181,13 +181,8 @@ def group_norm(
     Returns:
         scale and shift, [padded channels] each.
     """
-    channels = len(weight)
-    total, squares = sums.sum(axis=0)[:, :channels].reshape(2, groups, -1).sum(axis=2) / (pixels * channels // groups)
-    deviation = np.sqrt(np.maximum(squares - total * total, 0) + eps)
-    scale, shift = np.zeros((2, sums.shape[2]), np.float32)
-    exact = weight / np.repeat(deviation, channels // groups)
-    scale[:channels] = exact
-    shift[:channels] = bias - exact * np.repeat(total, channels // groups)
+    scale, shift = np.empty((2, sums.shape[2]), np.float32)
+    _native.normalise(sums, pixels, weight, bias, groups, eps, scale, shift)
     return scale, shift
 
 

@@ -152,7 +152,9 @@ def test_the_native_network_is_the_architectures(name, instructions, rng):
             parameter.normal_(std=0.1)
     a = model.architecture
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
-    encoder, decoder = (native.NativeEngine(a, part, weights, instructions=instructions) for part in ("encoder", "decoder"))
+    encoder, decoder = (
+        native.NativeEngine(a, part, weights, instructions=instructions) for part in ("encoder", "decoder")
+    )
     for n, height, width in ((1, a.factor, a.factor), (2, 9 * a.factor, 5 * a.factor), (1, 8, 72)):
         images = rng.uniform(-1, 1, (n, a.input_channels, height, width)).astype(np.float32)
         latent = np.full((n, a.code_dim, height // a.factor, width // a.factor), np.nan, np.float32)

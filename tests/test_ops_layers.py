@@ -228,6 +228,53 @@ def test_a_read_only_output_is_refused(rng):
         layers.convolve(layer, np.zeros((4, 6, 16), np.float32), out)
 
 
+needs_bf16 = pytest.mark.skipif(not layers.multiplies_bf16(), reason="this CPU has no AVX-512 BF16")
+
+
+@needs_bf16
+@given(seed=seeds, size=st.tuples(extents, extents), channels=widths, outputs=widths, doubled=st.booleans())
+def test_convolutions_in_bf16_are_near(seed, size, channels, outputs, doubled):
+    """Eight bits of each factor, and what Winograd's sums make of their rounding."""
+    rng = np.random.default_rng(seed)
+    image = padded_image(rng, *size, channels)
+    weights, bias, layer = random_layer(rng, outputs, channels, 3, bf16=True)
+    made = convolved(layer, image, doubled)[..., :outputs]
+    error = made - reference.convolve(image, weights, bias, doubled=doubled)
+    assert np.abs(error).max() < 0.15 and np.sqrt((error**2).mean()) < 0.02
+    assert layer.bf16 and np.abs(error).max() > 1e-5  # it was really rounded
+
+
+@needs_bf16
+@given(seed=seeds, positions=st.integers(1, 600), channels=st.sampled_from([8, 16, 40, 128]))
+def test_attention_in_bf16_is_near(seed, positions, channels):
+    rng = np.random.default_rng(seed)
+    step = layers.padded(channels)
+    inputs = np.zeros((positions, 3, step), np.float32)
+    inputs[..., :channels] = rng.normal(size=(positions, 3, channels))
+    inputs[:, 0] /= np.sqrt(channels)
+    panels = np.full(layers.panel_floats(positions, step), np.nan, np.float32)
+    out = np.full((positions, step), np.nan, np.float32)
+    layers.attend(inputs.reshape(positions, -1), panels, out, bf16=True)
+    rounded = inputs.view(np.uint32) + 0x7FFF + (inputs.view(np.uint32) >> 16 & 1) & 0xFFFF0000
+    expected = reference.attend(*rounded.view(np.float32).transpose(1, 0, 2))
+    np.testing.assert_allclose(out, expected, atol=0.015)  # of the weights' rounding
+
+
+def test_bf16_is_refused_where_the_cpu_has_it_not(rng):
+    _, _, layer = random_layer(rng, 16, 16, 3, bf16=True)
+    image, out = np.zeros((4, 6, 16), np.float32), np.zeros((4, 6, 16), np.float32)
+    with pytest.raises(ValueError, match=r"pairs of bfloat16 need AVX-512 BF16.*got baseline"):
+        layers.convolve(layer, image, out, instructions="baseline")
+
+
+def test_unfit_sums_are_refused():
+    sums, weight = np.zeros((3, 2, 16)), np.ones(12, np.float32)
+    with pytest.raises(ValueError, match="groups that divide the channels"):
+        layers.group_norm(sums, 9, weight, weight, 5, 1e-6)
+    with pytest.raises(ValueError, match=r"bias must have the shape \(12,\) of weight"):
+        layers.group_norm(sums, 9, weight, weight[:8], 4, 1e-6)
+
+
 def test_unfit_attention_is_refused():
     inputs, out = np.zeros((7, 48), np.float32), np.zeros((7, 16), np.float32)
     with pytest.raises(ValueError, match=r"panels must have the shape \(1024,\) for the keys of inputs, got \(5,\)"):

@@ -1,8 +1,8 @@
 """Our own kernels on the CPU: the network layer by layer, from the bundle's weights; needs no package.
 
 The layers and their order are those of `sctrt.model.autoencoder`, which the ONNX files were exported from. In bf16 the
-attention multiplies in bfloat16, and so do the decoder's 3x3 convolutions but the first and the last; the encoder's, which
-decide the codes, do not, and nothing is stored in bfloat16.
+attention multiplies in bfloat16, and so do the decoder's 3x3 convolutions but the first and the last; the encoder's do
+not, for they decide the codes. Nothing is stored in bfloat16.
 """
 
 from __future__ import annotations
