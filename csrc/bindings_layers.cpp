@@ -40,10 +40,9 @@ std::optional<View> activation(const py::object& object, const char* name, const
   return found;
 }
 
-void expect_pairs(const LayerKernels& kernels, bool possible) {
-  if (!kernels.pairs || !possible)
-    throw py::value_error("pairs of bfloat16 need AVX-512 BF16, and Winograd's algorithm or attention, got " +
-                          std::string(kernels.instructions));
+void expect_pairs(const LayerKernels& kernels) {
+  if (!kernels.pairs)
+    throw py::value_error("pairs of bfloat16 need AVX-512 BF16, got " + std::string(kernels.instructions));
 }
 
 void bind_convolve(const py::object& image_, const py::object& weights_, const py::object& bias_, std::int64_t side,
@@ -58,11 +57,11 @@ void bind_convolve(const py::object& image_, const py::object& weights_, const p
   expect_blocks(bias, 0);
   const std::optional<View> scale = activation(scale_, "scale", image), shift = activation(shift_, "shift", image);
   if (scale.has_value() != shift.has_value()) throw py::value_error("expected scale and shift together, got only one");
-  if (doubled || winograd) expect_blocks(image, 2);
+  if (doubled || winograd || pairs) expect_blocks(image, 2);
+  if (pairs) expect_pairs(kernels);
   if (side < 1 || stride < 1 || pad < 0 || pad >= side || (winograd && (side != 3 || stride != 1 || pad != 1)))
     throw py::value_error("expected side, stride and pad of a convolution, 3, 1 and 1 by Winograd, got " +
                           text({side, stride, pad}));
-  if (pairs) expect_pairs(kernels, winograd);
   const View weights = host_view(weights_, "weights", "float32", "[products * channels * out_channels]", 1);
   expect_shape(weights, {(winograd ? kProducts : side * side) * channels / (pairs ? 2 : 1) * outputs},
                "of the convolution");
@@ -92,7 +91,7 @@ void bind_convolve(const py::object& image_, const py::object& weights_, const p
 void bind_attend(const py::object& inputs_, const py::object& panels_, const py::object& out_, bool pairs,
                  const std::string& instructions) {
   const LayerKernels& kernels = kernels_named(instructions);
-  if (pairs) expect_pairs(kernels, true);
+  if (pairs) expect_pairs(kernels);
   const View inputs = host_view(inputs_, "inputs", "float32", "[positions, 3 * channels]", 2);
   const View out = host_view(out_, "out", "float32", "[positions, channels]", 2);
   const View panels = host_view(panels_, "panels", "float32", "[floats]", 1);

@@ -245,19 +245,25 @@ std::int64_t direct_scratch(const Convolution& c) {
   return c.side * direct_columns(c) * c.channels + c.out_width * least(c.out_channels, kPanel);
 }
 
-// Rows first..last-1 of the output.
-void direct(const Convolution& c, std::int64_t first, std::int64_t last, float* scratch) {
-  const std::int64_t columns = direct_columns(c), row = columns * c.channels, n = c.out_channels;
+template <bool kPairs>
+void direct_rows(const Convolution& c, std::int64_t first, std::int64_t last, float* scratch) {
+  const std::int64_t columns = direct_columns(c), row = columns * c.channels, n = c.out_channels, length = words(c);
   float* image = scratch;
   float* made = image + c.side * row;
   for (std::int64_t y = first; y < last; ++y) {
-    for (std::int64_t i = 0; i < c.side; ++i) read_row(c, y * c.stride - c.pad + i, columns, image + i * row);
+    for (std::int64_t i = 0; i < c.side; ++i) {
+      read_row(c, y * c.stride - c.pad + i, columns, image + i * row);
+#if defined(__AVX512BF16__)
+      if constexpr (kPairs)
+        for (std::int64_t k = 0; k < row; k += kLanes) store_pairs(image + i * row + k / 2, load(image + i * row + k));
+#endif
+    }
     const float* weights = c.weights;
     for (std::int64_t panel = 0; panel < n; panel += kPanel) {
       const std::int64_t width = least(kPanel, n - panel);
-      product<false, false>({image, c.stride * c.channels, c.side, row, c.side * c.channels}, c.out_width, weights, width,
-                     width, made, width);
-      weights += c.side * c.side * c.channels * width;
+      product<false, kPairs>({image, c.stride * length, c.side, row, c.side * length}, c.out_width, weights, width, width,
+                             made, width);
+      weights += c.side * c.side * length * width;
       for (std::int64_t k = 0; k < width; k += kLanes) {
         const Vector bias = load(c.bias + panel + k);
         float* to = c.out + y * c.out_width * n + panel + k;
@@ -277,6 +283,13 @@ void direct(const Convolution& c, std::int64_t first, std::int64_t last, float* 
       }
     }
   }
+}
+
+// Rows first..last-1 of the output.
+void direct(const Convolution& c, std::int64_t first, std::int64_t last, float* scratch) {
+  if constexpr (kHasPairs)
+    if (c.pairs) return direct_rows<true>(c, first, last, scratch);
+  direct_rows<false>(c, first, last, scratch);
 }
 
 }  // namespace

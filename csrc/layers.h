@@ -76,7 +76,7 @@ extern const LayerKernels kLayersAvx2, kLayersAvx512, kLayersAvx512Bf16;
 const LayerKernels* layer_kernels(const char* instructions);
 
 // By Winograd's F(4x4, 3x3): side 3, stride 1, pad 1, channels in blocks. weights: panels of the products' [products,
-// channels, out_channels], the whole of a panel's products after another; only here they may be pairs (of channels).
+// channels, out_channels], the whole of a panel's products after another.
 void convolve_winograd(const LayerKernels&, const Convolution&);
 // As it is written.
 void convolve(const LayerKernels&, const Convolution&);

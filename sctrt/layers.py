@@ -70,7 +70,7 @@ def convolution(
         bias: [out_channels].
         stride: 1 or 2.
         pad: zeros above and to the left; by default as many as keep the image where it is.
-        bf16: weights and images are rounded to bfloat16 where Winograd's algorithm multiplies them.
+        bf16: weights and images are rounded to bfloat16 where they are multiplied; not with `as_is`.
         as_is: the images' channels are not padded: for the first layer, whose images have few.
     """
     outputs, channels, side, _ = weights.shape
@@ -84,7 +84,7 @@ def convolution(
         matrices = (g @ full @ g.T).transpose(2, 3, 1, 0).reshape(-1, inputs, len(full))
     else:
         matrices = full.transpose(2, 3, 1, 0).reshape(1, -1, len(full))
-    bf16 = bf16 and winograd
+    bf16 = bf16 and not as_is
     if bf16:
         matrices = _pairs(matrices)
     panels = [matrices[..., i : i + PANEL].ravel() for i in range(0, len(full), PANEL)]

@@ -76,7 +76,8 @@ def test_convolutions(instructions, seed, size, channels, outputs, kind, activat
     made = convolved(layer, image, kind == "doubled", activation=activation, instructions=instructions)
     given_activation = None if activation is None else (activation.scale, activation.shift, activation.silu)
     expected = reference.convolve(image, weights, bias, layer.stride, layer.pad, given_activation, kind == "doubled")
-    np.testing.assert_allclose(made[..., :outputs], expected, atol=1e-5, rtol=1e-5)
+    error = made[..., :outputs] - expected
+    assert np.abs(error).max() < 5e-5 and np.sqrt((error**2).mean()) < 3e-6 * (1 + np.abs(expected).max())
     np.testing.assert_array_equal(made[..., outputs:], 0)  # so that they stay zero throughout the network
 
 
@@ -232,16 +233,25 @@ needs_bf16 = pytest.mark.skipif(not layers.multiplies_bf16(), reason="this CPU h
 
 
 @needs_bf16
-@given(seed=seeds, size=st.tuples(extents, extents), channels=widths, outputs=widths, doubled=st.booleans())
-def test_convolutions_in_bf16_are_near(seed, size, channels, outputs, doubled):
+@given(
+    seed=seeds,
+    size=st.tuples(extents, extents),
+    channels=widths,
+    outputs=widths,
+    kind=st.sampled_from(["3x3", "1x1", "downsample", "doubled"]),
+)
+def test_convolutions_in_bf16_are_near(seed, size, channels, outputs, kind):
     """Eight bits of each factor, and what Winograd's sums make of their rounding."""
     rng = np.random.default_rng(seed)
     image = padded_image(rng, *size, channels)
-    weights, bias, layer = random_layer(rng, outputs, channels, 3, bf16=True)
-    made = convolved(layer, image, doubled)[..., :outputs]
-    error = made - reference.convolve(image, weights, bias, doubled=doubled)
-    assert np.abs(error).max() < 0.15 and np.sqrt((error**2).mean()) < 0.02
-    assert layer.bf16 and np.abs(error).max() > 1e-5  # it was really rounded
+    options = {"stride": 2, "pad": 0} if kind == "downsample" else {}
+    weights, bias, layer = random_layer(rng, outputs, channels, 1 if kind == "1x1" else 3, bf16=True, **options)
+    made = convolved(layer, image, kind == "doubled")[..., :outputs]
+    error = made - reference.convolve(image, weights, bias, layer.stride, layer.pad, doubled=kind == "doubled")
+    assert np.abs(error).max() < 0.15
+    if made.size > 100:
+        assert np.sqrt((error**2).mean()) < 0.02
+        assert np.abs(error).max() > 1e-5  # it was really rounded
 
 
 @needs_bf16
@@ -263,7 +273,7 @@ def test_attention_in_bf16_is_near(seed, positions, channels):
 def test_bf16_is_refused_where_the_cpu_has_it_not(rng):
     _, _, layer = random_layer(rng, 16, 16, 3, bf16=True)
     image, out = np.zeros((4, 6, 16), np.float32), np.zeros((4, 6, 16), np.float32)
-    with pytest.raises(ValueError, match=r"pairs of bfloat16 need AVX-512 BF16.*got baseline"):
+    with pytest.raises(ValueError, match=r"pairs of bfloat16 need AVX-512 BF16, got baseline"):
         layers.convolve(layer, image, out, instructions="baseline")
 
 

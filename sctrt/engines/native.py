@@ -1,8 +1,8 @@
 """Our own kernels on the CPU: the network layer by layer, from the bundle's weights; needs no package.
 
 The layers and their order are those of `sctrt.model.autoencoder`, which the ONNX files were exported from. In bf16 the
-attention multiplies in bfloat16, and so do the decoder's 3x3 convolutions but the first and the last; the encoder's do
-not, for they decide the codes. Nothing is stored in bfloat16.
+attention multiplies in bfloat16, and so do the decoder's convolutions but the first and the last; the encoder's do not,
+for they decide the codes. Nothing is stored in bfloat16.
 """
 
 from __future__ import annotations
@@ -210,11 +210,11 @@ def _prepared(part: Part, weights: Weights, bf16: bool) -> dict[str, Convolution
         made[name] = layers.convolution(weight, bias, stride=stride, pad=pad, as_is=first, bf16=rounded)
         if name.endswith(".proj_out"):
             block = name.removesuffix(".proj_out")
-            made[f"{block}.qkv"] = _queries_keys_values(block, weights)
+            made[f"{block}.qkv"] = _queries_keys_values(block, weights, rounded)
     return made
 
 
-def _queries_keys_values(name: str, weights: Weights) -> Convolution:
+def _queries_keys_values(name: str, weights: Weights, bf16: bool) -> Convolution:
     """One 1x1 convolution; the queries are scaled as `layers.attend` wants them."""
     channels = len(weights[f"{name}.q.weight"])
     step = layers.padded(channels)
@@ -222,7 +222,7 @@ def _queries_keys_values(name: str, weights: Weights) -> Convolution:
     for i, (part, scale) in enumerate({"q": np.log2(np.e) / np.sqrt(channels), "k": 1, "v": 1}.items()):
         weight[i * step : i * step + channels] = weights[f"{name}.{part}.weight"] * scale
         bias[i * step : i * step + channels] = weights[f"{name}.{part}.bias"] * scale
-    return layers.convolution(weight, bias)
+    return layers.convolution(weight, bias, bf16=bf16)
 
 
 def _read_weights(path: Path) -> Weights:
