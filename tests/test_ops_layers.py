@@ -248,9 +248,9 @@ def test_convolutions_in_bf16_are_near(seed, size, channels, outputs, kind):
     weights, bias, layer = random_layer(rng, outputs, channels, 1 if kind == "1x1" else 3, bf16=True, **options)
     made = convolved(layer, image, kind == "doubled")[..., :outputs]
     error = made - reference.convolve(image, weights, bias, layer.stride, layer.pad, doubled=kind == "doubled")
-    assert np.abs(error).max() < 0.15
+    assert np.abs(error).max() < 0.4
     if made.size > 100:
-        assert np.sqrt((error**2).mean()) < 0.02
+        assert np.sqrt((error**2).mean()) < 0.03
         assert np.abs(error).max() > 1e-5  # it was really rounded
 
 
