@@ -93,7 +93,7 @@ std::int64_t words(const Convolution& c) { return c.pairs ? c.channels / 2 : c.c
 
 // How a strip of tiles lies in scratch memory.
 struct Strip {
-  static constexpr std::int64_t kBytes = 700 << 10;  // of products, which shall stay in a 1 MB cache
+  static constexpr std::int64_t kBytes = 1100 << 10;  // of products: about a core's own cache
 
   std::int64_t tile_rows, tile_columns;  // of the whole image
   std::int64_t columns;                  // of the rows that are read
