@@ -77,10 +77,26 @@ void bind_convolve(const py::object& image_, const py::object& weights_, const p
     expect_shape(*sums, {rows, 2, outputs}, "of the rows of out");
     expect_writable(*sums);
   }
-  const Convolution c{image.as<const float>(), image.shape[0], image.shape[1], channels,
-                      scale ? scale->as<const float>() : nullptr, shift ? shift->as<const float>() : nullptr, silu,
-                      doubled, side, stride, pad, pairs, weights.as<const float>(), bias.as<const float>(), shape[0],
-                      shape[1], outputs, out.as<float>(), accumulate, sums ? sums->as<double>() : nullptr};
+  const Convolution c{image.as<const float>(),
+                      image.shape[0],
+                      image.shape[1],
+                      channels,
+                      scale ? scale->as<const float>() : nullptr,
+                      shift ? shift->as<const float>() : nullptr,
+                      silu,
+                      doubled,
+                      side,
+                      stride,
+                      pad,
+                      pairs,
+                      weights.as<const float>(),
+                      bias.as<const float>(),
+                      shape[0],
+                      shape[1],
+                      outputs,
+                      out.as<float>(),
+                      accumulate,
+                      sums ? sums->as<double>() : nullptr};
   const py::gil_scoped_release release;
   if (winograd)
     convolve_winograd(kernels, c);
@@ -105,8 +121,8 @@ void bind_attend(const py::object& inputs_, const py::object& panels_, const py:
   }
   expect_apart(out, panels);
   const float* data = inputs.as<const float>();
-  const Attention a{pairs, data,      data + channels, data + 2 * channels, positions, channels, 3 * channels,
-                    panels.as<float>(), out.as<float>()};
+  const Attention a{pairs,    data,         data + channels,    data + 2 * channels, positions,
+                    channels, 3 * channels, panels.as<float>(), out.as<float>()};
   const py::gil_scoped_release release;
   attend(kernels, a);
 }

@@ -118,7 +118,8 @@ struct Strip {
 
 std::int64_t winograd_scratch(const Convolution& c) {
   const Strip strip(c);
-  return strip.image_floats(c) + kProducts * (Strip::step(strip.tiles(), words(c)) + Strip::step(strip.tiles(), kPanel));
+  return strip.image_floats(c) +
+         kProducts * (Strip::step(strip.tiles(), words(c)) + Strip::step(strip.tiles(), kPanel));
 }
 
 // window: of the rows that are read, `row` floats apart; to: the first of the products, `step` apart.
@@ -176,18 +177,17 @@ void write_tiles(const Convolution& c, std::int64_t tile_row, std::int64_t first
       tile_of(products + i * width + k, step, tile);
       float* to = c.out + (tile_row * kTile * c.out_width + left) * n + panel + k;
       SCTRT_UNROLL
-      for (int y = 0; y < kTile; ++y)
-        SCTRT_UNROLL
-        for (int x = 0; x < kTile; ++x) {
-          if (y >= height || x >= across) continue;
-          float* pixel = to + (y * c.out_width + x) * n;
-          Vector value = tile[y][x] + bias;
-          if (c.accumulate) value += load(pixel);
-          store(pixel, value);
-          if (!c.sums) continue;
-          if (summed++ == 0) sums.start(value);
-          sums.add(value);
-        }
+      for (int y = 0; y < kTile; ++y) SCTRT_UNROLL
+      for (int x = 0; x < kTile; ++x) {
+        if (y >= height || x >= across) continue;
+        float* pixel = to + (y * c.out_width + x) * n;
+        Vector value = tile[y][x] + bias;
+        if (c.accumulate) value += load(pixel);
+        store(pixel, value);
+        if (!c.sums) continue;
+        if (summed++ == 0) sums.start(value);
+        sums.add(value);
+      }
     }
     if (c.sums) {
       double* to = c.sums + tile_row * 2 * n + panel + k;
@@ -208,7 +208,8 @@ void winograd_rows(const Convolution& c, std::int64_t first, std::int64_t last, 
     const std::int64_t kept = at == first ? 0 : kWindow - kTile;  // rows that the strip before has read already
     for (std::int64_t i = 0; i < kept * row; ++i) image[i] = image[kTile * rows * row + i];
     rows = parts(last - at, parts(last - at, strip.rows));
-    for (std::int64_t y = kept; y < kTile * rows + 2; ++y) read_row(c, at * kTile - 1 + y, strip.columns, image + y * row);
+    for (std::int64_t y = kept; y < kTile * rows + 2; ++y)
+      read_row(c, at * kTile - 1 + y, strip.columns, image + y * row);
     std::int64_t pieces = parts(rows * strip.tile_columns, strip.most);
     if (rows > 1) pieces = 1;
     for (std::int64_t begin = 0, across = 0; pieces > 0; --pieces, begin += across) {
@@ -261,8 +262,8 @@ void direct_rows(const Convolution& c, std::int64_t first, std::int64_t last, fl
     const float* weights = c.weights;
     for (std::int64_t panel = 0; panel < n; panel += kPanel) {
       const std::int64_t width = least(kPanel, n - panel);
-      product<false, kPairs>({image, c.stride * length, c.side, row, c.side * length}, c.out_width, weights, width, width,
-                             made, width);
+      product<false, kPairs>({image, c.stride * length, c.side, row, c.side * length}, c.out_width, weights, width,
+                             width, made, width);
       weights += c.side * c.side * length * width;
       for (std::int64_t k = 0; k < width; k += kLanes) {
         const Vector bias = load(c.bias + panel + k);

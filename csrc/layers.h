@@ -23,20 +23,20 @@ struct Convolution {
   std::int64_t height, width, channels;
   const float *scale, *shift;  // [channels] each, or null: in as it is
   bool silu;
-  bool doubled;                          // the image is doubled before the convolution: each pixel becomes 2 x 2
-  std::int64_t side, stride, pad;        // of the kernel; pixels of zeros above and left (below and right as needed)
-  bool pairs;                            // weights and images are rounded to bfloat16: see Note [Pairs] in vector.h
-  const float* weights;                  // panels of [side, side, channels][out_channels]; by Winograd see there
-  const float* bias;                     // [out_channels]
+  bool doubled;                    // the image is doubled before the convolution: each pixel becomes 2 x 2
+  std::int64_t side, stride, pad;  // of the kernel; pixels of zeros above and left (below and right as needed)
+  bool pairs;                      // weights and images are rounded to bfloat16: see Note [Pairs] in vector.h
+  const float* weights;            // panels of [side, side, channels][out_channels]; by Winograd see there
+  const float* bias;               // [out_channels]
   std::int64_t out_height, out_width, out_channels;
   float* out;  // [out_height, out_width, out_channels]
   bool accumulate;
-  double* sums;  // [rows, 2, out_channels], or null
+  double* sums;  // [rows, 2, out_channels], or null; added to
 };
 
 // out = softmax_2(queries keys^T) values, softmax to base 2, of each position over all.
 struct Attention {
-  bool pairs;  // rounded to bfloat16 before they are multiplied
+  bool pairs;                            // rounded to bfloat16 before they are multiplied
   const float *queries, *keys, *values;  // [positions, channels], each position `step` floats after the other
   std::int64_t positions, channels, step;
   float* panels;  // workspace, positions rounded up to kPanel * channels floats: keys^T, and of pairs the values too
@@ -55,7 +55,7 @@ struct GroupNorm {
 // A layer for one range of rows, blocks or panels; `scratch` is the thread's own.
 struct LayerKernels {
   const char* instructions;
-  bool pairs;  // whether it multiplies pairs of bfloat16
+  bool pairs;                                            // whether it multiplies pairs of bfloat16
   std::int64_t (*winograd_scratch)(const Convolution&);  // floats
   void (*winograd)(const Convolution&, std::int64_t first, std::int64_t last, float* scratch);
   std::int64_t (*direct_scratch)(const Convolution&);

@@ -9,7 +9,14 @@ namespace sctrt {
 #define SCTRT_TEXT(name) SCTRT_TEXT_(name)
 
 extern const LayerKernels SCTRT_LAYERS_TABLE;
-const LayerKernels SCTRT_LAYERS_TABLE{SCTRT_TEXT(SCTRT_LAYERS_NAME), kHasPairs, winograd_scratch, winograd, direct_scratch, direct,
-                                      attention_scratch, pack_keys, attention};
+const LayerKernels SCTRT_LAYERS_TABLE{SCTRT_TEXT(SCTRT_LAYERS_NAME),
+                                      kHasPairs,
+                                      winograd_scratch,
+                                      winograd,
+                                      direct_scratch,
+                                      direct,
+                                      attention_scratch,
+                                      pack_keys,
+                                      attention};
 
 }  // namespace sctrt

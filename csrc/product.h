@@ -20,10 +20,8 @@ template <int kRows, int kColumns, bool kAdd, bool kPairs>
 void product_block(Rows left, const float* right, std::int64_t pitch, float* to, std::int64_t to_step) {
   Vector sums[kRows][kColumns];
   SCTRT_UNROLL
-  for (int r = 0; r < kRows; ++r)
-    SCTRT_UNROLL
-    for (int j = 0; j < kColumns; ++j)
-      sums[r][j] = kAdd ? load(to + r * to_step + j * kLanes) : Vector{};
+  for (int r = 0; r < kRows; ++r) SCTRT_UNROLL
+  for (int j = 0; j < kColumns; ++j) sums[r][j] = kAdd ? load(to + r * to_step + j * kLanes) : Vector{};
   for (std::int64_t run = 0; run < left.runs; ++run) {
     const float* row[kRows];
     SCTRT_UNROLL
@@ -49,9 +47,8 @@ void product_block(Rows left, const float* right, std::int64_t pitch, float* to,
     }
   }
   SCTRT_UNROLL
-  for (int r = 0; r < kRows; ++r)
-    SCTRT_UNROLL
-    for (int j = 0; j < kColumns; ++j) store(to + r * to_step + j * kLanes, sums[r][j]);
+  for (int r = 0; r < kRows; ++r) SCTRT_UNROLL
+  for (int j = 0; j < kColumns; ++j) store(to + r * to_step + j * kLanes, sums[r][j]);
 }
 
 // The most rows that fit into registers beside a row of the right matrix and a value of the left one.
