@@ -93,7 +93,7 @@ def stages(content: dict[str, Any]) -> str:
 
 def runtimes(content: dict[str, Any]) -> str:
     """HU differences between runtimes."""
-    lines = ["| fp32, against PyTorch | mean [HU] | 99.9th percentile [HU] | max [HU] | flipped codes |"]
+    lines = ["| against PyTorch in fp32 | mean [HU] | 99.9th percentile [HU] | max [HU] | flipped codes |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name, row in content["rows"].items():
         if name == content["oracle"]:

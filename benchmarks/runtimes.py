@@ -1,4 +1,4 @@
-"""Do the runtimes agree? One PET through each, in fp32: HU differences from PyTorch, and codes flipped by near ties.
+"""Do the runtimes agree? One PET through each: HU differences from PyTorch in fp32, and codes flipped by near ties.
 
 python benchmarks/runtimes.py --pet demo/nac.nii.gz --json benchmarks/results/runtimes.json
 """
@@ -31,10 +31,12 @@ def main(
     volume = nifti.load(pet)
     runtimes = [name for name in engines.RUNTIMES["cpu"] if engines.installed(name, "cpu")]
     synthesizers = {name: Synthesizer(model, runtime=name) for name in runtimes}
+    for name in [name for name in runtimes if name not in engines.unfit_for("cpu", "bf16")]:
+        synthesizers[f"{name} bf16"] = Synthesizer(model, runtime=name, precision="bf16")
     hu = {name: synthesizer(volume).ct.array for name, synthesizer in synthesizers.items()}
     codes = {name: codes_of(synthesizer, volume) for name, synthesizer in synthesizers.items()}
     rows: dict[str, dict[str, Any]] = {}
-    for name in runtimes:
+    for name in synthesizers:
         difference = np.abs(hu[name].astype(np.float64) - hu[ORACLE])
         rows[name] = {
             "mean_hu": float(difference.mean()),
@@ -53,7 +55,7 @@ def codes_of(synthesizer: Synthesizer, volume: Any) -> NDArray[np.int32]:
     """Index of the code of every latent of the three planes."""
     manifest, codebook = synthesizer.bundle.manifest, synthesizer.bundle.codebook()
     a = manifest.architecture
-    encoder = engines.load(synthesizer.bundle, "encoder", synthesizer.runtime)
+    encoder = engines.load(synthesizer.bundle, "encoder", synthesizer.runtime, precision=synthesizer.precision)
     channels = network_input(volume, manifest.spacing_mm, manifest.normaliser).channels
     found = []
     for plane in PLANES:

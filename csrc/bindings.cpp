@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 
+#include "bindings_layers.h"
 #include "checks.h"
 #include "codebook_tree.h"
 #include "kernels.h"
@@ -344,6 +345,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("insert_planes", bind_insert_planes);
   module.def("fuse_planes", bind_fuse_planes);
   module.def("resample", bind_resample);
+  add_layers(module);
   module.def("cuda_device_count", cuda_device_count);
   module.def("build_info", build_info);
 }

@@ -25,6 +25,7 @@ inline const std::vector<std::string> kSamples{"float32", "float16", "bfloat16"}
 // Bytes of an element of a dtype that kernels take.
 inline std::int64_t item_size(const std::string& dtype) {
   if (dtype == "uint8" || dtype == "bool") return 1;
+  if (dtype == "float64") return 8;
   return dtype == "float16" || dtype == "bfloat16" || dtype == "int16" ? 2 : 4;
 }
 

@@ -63,5 +63,29 @@ def resample(
     allocate: Allocate,
     stream: int,
 ) -> Any: ...
+def convolve(
+    image: Any,
+    weights: Any,
+    bias: Any,
+    side: int,
+    stride: int,
+    pad: int,
+    winograd: bool,
+    pairs: bool,
+    scale: Any,
+    shift: Any,
+    silu: bool,
+    doubled: bool,
+    out: Any,
+    accumulate: bool,
+    sums: Any,
+    instructions: str,
+) -> None: ...
+def attend(inputs: Any, panels: Any, out: Any, pairs: bool, instructions: str) -> None: ...
+def normalise(
+    sums: Any, pixels: int, weight: Any, bias: Any, groups: int, eps: float, scale: Any, shift: Any
+) -> None: ...
+def layers_multiply_bfloat16() -> bool: ...
+def layer_instructions() -> list[str]: ...
 def cuda_device_count() -> int: ...
 def build_info() -> dict[str, Any]: ...

@@ -52,7 +52,7 @@ def synthesize(
         Path | None, typer.Option(help="Bundle NAME.sctrt of a model or an ensemble; default: the model that ships.")
     ] = None,
     runtime: Annotated[
-        Literal["auto", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"],
+        Literal["auto", "native", "openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx"],
         typer.Option(help="What runs the network; on a GPU the last three."),
     ] = "auto",
     device: Annotated[str, typer.Option(metavar="cpu|cuda[:i]", help="Where all of it runs.")] = "cpu",

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from . import bundle as bundles
-from . import engines, gpus, ops
+from . import engines, gpus, layers, ops
 from .device import open_device
 from .engines import cache
 from .errors import DeviceError, SctrtError
@@ -43,6 +43,8 @@ def facts() -> dict[str, Any]:
 
 
 def _runtime(device: str, name: str) -> str:
+    if name == "native":
+        return f"{_version('sctrt') or 'checkout'}, {layers.available()[0]}"
     _, pip_line, _ = engines.RUNTIMES[device][name]
     return _installed(name, pip_line=pip_line) if engines.installed(name, device) else f"missing: {pip_line}"
 

@@ -86,7 +86,8 @@ class Synthesizer:
 
     Args:
         model: a bundle folder NAME.sctrt; None means the model that ships with sctrt.
-        runtime: "auto"; on a CPU "openvino", "onnxruntime" or "torch", on a GPU "tensorrt", "tensorrt-rtx" or "torch".
+        runtime: "auto"; on a CPU "native", "openvino", "onnxruntime" or "torch", on a GPU "tensorrt", "tensorrt-rtx" or
+            "torch".
         device: "cpu" or "cuda[:i]".
         precision: "fp32", "fp16" (on a GPU) or "bf16", where the runtime has it; None means fp32 on a CPU, fp16 on a
             GPU.
@@ -113,11 +114,12 @@ class Synthesizer:
         vram_gb: float | None = None,
     ) -> None:
         _check_fusion(fusion)
-        self.runtime, self.reason = engines.choose(runtime, device)
+        engines.check_device(device)
+        self.precision = precision or engines.default_precision(device)
+        self.runtime, self.reason = engines.choose(runtime, device, engines.unfit_for(device, self.precision))
         self.bundle: Bundle = bundles.load(model)
         self._device = open_device(device)
         self.device, self.fusion = self._device.name, fusion
-        self.precision = precision or engines.default_precision(device)
         self._asked, self._engine_dir, self._vram_gb = runtime, engine_dir, vram_gb
         self._codebook = ops.Codebook(self.bundle.codebook())
         self._loaded: dict[EngineKey, Engines] = {}
@@ -223,8 +225,8 @@ class Synthesizer:
         grid = model_grid(volume, self.bundle.manifest.spacing_mm)
         size = partial(self._slice_size, prepared.grid.shape)
         network = Network(self.bundle.manifest.architecture, self.precision, size)
-        unfit: dict[str, str] = {}
-        self.runtime, self.reason = engines.choose(self._asked, self.device)
+        unfit = engines.unfit_for(self.device, self.precision)
+        self.runtime, self.reason = engines.choose(self._asked, self.device, unfit)
         while True:
             try:
                 plan = make_plan(_grids(volume, grid, prepared.grid), network, budget, planes_of(self.fusion))

@@ -133,3 +133,41 @@ def mix(low, high, part):
     """float32; at part 0 it is low, whatever high is."""
     with np.errstate(invalid="ignore"):
         return np.where(part == 0, low, low + part * (high - low))
+
+
+def convolve(image, weights, bias, stride=1, pad=None, activation=None, doubled=False):
+    """A convolution [o, c, side, side] of image [h, w, c] in float64: first x * scale + shift and perhaps SiLU.
+
+    Zeros lie around the activated image, `pad` above and to the left; the output has height and width over the stride.
+    """
+    values = image.astype(np.float64)
+    if activation is not None:
+        scale, shift, silu = activation
+        values = values * scale.astype(np.float64) + shift
+        values = values / (1 + np.exp(-values)) if silu else values
+    if doubled:
+        values = values.repeat(2, axis=0).repeat(2, axis=1)
+    height, width, _ = values.shape
+    outputs, channels, side, _ = weights.shape
+    pad = side // 2 if pad is None else pad
+    around = np.pad(values[..., :channels], ((pad, side), (pad, side), (0, 0)))
+    out = np.zeros((-(-height // stride), -(-width // stride), outputs))
+    for y, x in itertools.product(range(side), repeat=2):
+        part = around[y : y + height : stride, x : x + width : stride]
+        out += part @ weights[:, :, y, x].T.astype(np.float64)
+    return out + bias
+
+
+def group_norm(image, weight, bias, groups, eps):
+    """[h, w, c] in float64, each group of channels to mean 0 and variance 1, then times weight plus bias."""
+    values = image.astype(np.float64).reshape(-1, groups, image.shape[2] // groups)
+    centred = values - values.mean(axis=(0, 2), keepdims=True)
+    normal = centred / np.sqrt((centred**2).mean(axis=(0, 2), keepdims=True) + eps)
+    return normal.reshape(image.shape) * weight + bias
+
+
+def attend(queries, keys, values):
+    """[n, c] each: softmax to base 2 of queries keys^T over the keys, times values, in float64."""
+    scores = queries.astype(np.float64) @ keys.T.astype(np.float64)
+    weights = np.exp2(scores - scores.max(axis=1, keepdims=True))
+    return weights @ values / weights.sum(axis=1, keepdims=True)

@@ -266,7 +266,7 @@ def test_engines_are_verified_once(trt, card, device, request, bundle_name, tmp_
     encoder, decoder = built_pair(bundle, runtime_of(trt), "fp32", tmp_path)
     found = verify.verify_if_needed(bundle, encoder, decoder, device)
     assert found.hu_mean < 0.1 and found.flipped_share < 0.01 and found.device == CARD.name
-    assert found.oracle.startswith("openvino ") and found.oracle.endswith(" fp32")
+    assert found.oracle.startswith("native ") and found.oracle.endswith(" fp32")
     assert [has.verified for has in fingerprints(tmp_path)] == [found, found]
     trt.gpu.steps.clear()
     assert verify.verify_if_needed(bundle, encoder, decoder, device) == found  # what lies in the engines
@@ -303,7 +303,7 @@ def test_engines_that_are_wrong_are_refused(rtx, card, device, tiny_bundle, tmp_
 
     monkeypatch.setattr(tensorrt.TensorRtEngine, "__call__", spoiled)
     message = {
-        "a little": r"in fp16 differs from openvino .* by \d.*expected less than 2 HU and 5%; use --precision fp32",
+        "a little": r"in fp16 differs from native .* by \d.*expected less than 2 HU and 5%; use --precision fp32",
         "not finite": "gives numbers that are not finite; use --precision fp32",
     }[wrong]
     for _ in range(2):  # and it stays refused
@@ -451,14 +451,14 @@ def test_where_a_gpu_is_the_command_verifies(run, trt, card, shim_gpu, tiny_bund
     for built in (True, False):
         code, said = run(*options)
         assert code == 0 and ("building for 8.6" in said) == built, said
-        assert said.count(f": verified on {CARD.name} against openvino ") == 1
+        assert said.count(f": verified on {CARD.name} against native ") == 1
         assert {has.verified.device for has in fingerprints(tmp_path / "engines")} == {CARD.name}
 
 
 def test_where_engines_are_wrong_the_command_fails(run, rtx, card, shim_gpu, tiny_bundle, monkeypatch):
     monkeypatch.setattr(verify, "HU_MEAN_LIMIT", 0.0)
     code, said = run(tiny_bundle.path, "--precision", "bf16", "--shape", "32,32,32")
-    assert code == 1 and "in bf16 differs from openvino" in said and "use --precision fp16 or fp32" in said
+    assert code == 1 and "in bf16 differs from native" in said and "use --precision fp16 or fp32" in said
 
 
 def test_a_gpu_that_the_kernels_cannot_use_leaves_engines_unverified(run, rtx, card, tiny_bundle):

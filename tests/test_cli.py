@@ -42,7 +42,7 @@ def test_synthesize_writes_every_output_on_the_pets_grid(run, pet_file, tiny_bun
     assert nifti.load(mu).array.min() >= 0
     assert preview.read_bytes()[:4] == b"\x89PNG"
     facts = json.loads(report.read_text())
-    assert facts["runtime"]["name"] == "openvino"
+    assert facts["runtime"]["name"] == "native"
     assert facts["model"]["fingerprint"] == tiny_bundle.fingerprint
     assert facts["seconds"]["total"] > 0
 
@@ -194,7 +194,7 @@ def test_info_names_kernels_runtimes_and_choice(run):
     code, out, _ = run("info", "--json")
     facts = json.loads(out)
     assert code == 0
-    assert facts["chosen"]["cpu"].startswith("openvino")
+    assert facts["chosen"]["cpu"].startswith("native")
     assert facts["kernels"]["compiler"]
     assert run("info")[0] == 0
 

@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
+from conftest import random_model
 from sctrt import bundle as bundles
-from sctrt import engines
+from sctrt import engines, layers
+from sctrt.engines import native
 from sctrt.errors import DeviceError, EngineError
 
 RUNTIMES = [name for name in engines.RUNTIMES["cpu"] if engines.installed(name, "cpu")]
@@ -114,6 +116,8 @@ def test_bf16_is_near_fp32(runtime, tiny_bundle, rng):
         with pytest.raises(EngineError, match=r"runs fp32 on a CPU, got precision 'bf16'; use --runtime openvino"):
             engines.load(tiny_bundle, "encoder", runtime, precision="bf16")
         return
+    if runtime == "native" and not layers.multiplies_bf16():
+        pytest.skip("this CPU has no AVX-512 BF16")
     images = rng.uniform(-1, 1, (2, 1, 32, 32)).astype(np.float32)
     exact = run_encoder(engines.load(tiny_bundle, "encoder", runtime), images, tiny_bundle)
     rough = run_encoder(engines.load(tiny_bundle, "encoder", runtime, precision="bf16"), images, tiny_bundle)
@@ -126,6 +130,70 @@ def test_an_unknown_precision_is_refused(tiny_bundle, precision):
         engines.load(tiny_bundle, "encoder", RUNTIMES[0], precision=precision)
 
 
+# Our own kernels
+
+ARCHITECTURES = {
+    "channels in no block": {"channels": 24, "multipliers": (1, 3), "groups": 6},
+    "one level": {"multipliers": (1,)},
+    "two blocks": {"blocks": 2, "multipliers": (2, 1, 2)},
+    "wide": {"channels": 40, "multipliers": (1, 2), "groups": 5},
+    "other latents": {"latent_channels": 5, "code_dim": 4, "input_channels": 7, "output_channels": 1},
+    "an adapter": {"adapter_channels": 12},
+}
+
+
+@pytest.mark.parametrize("instructions", layers.available())
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_native_network_is_the_architectures(name, instructions, rng):
+    torch = pytest.importorskip("torch")
+    model = random_model(3, **ARCHITECTURES[name])
+    with torch.no_grad():
+        for parameter in model.adapter.parameters():  # whose last ones begin as zeros
+            parameter.normal_(std=0.1)
+    a = model.architecture
+    weights = {key: value.numpy() for key, value in model.state_dict().items()}
+    encoder, decoder = (
+        native.NativeEngine(a, part, weights, instructions=instructions) for part in ("encoder", "decoder")
+    )
+    for n, height, width in ((1, a.factor, a.factor), (2, 9 * a.factor, 5 * a.factor), (1, 8, 72)):
+        images = rng.uniform(-1, 1, (n, a.input_channels, height, width)).astype(np.float32)
+        latent = np.full((n, a.code_dim, height // a.factor, width // a.factor), np.nan, np.float32)
+        encoder(images, latent)
+        slices = np.full((n, a.output_channels, height, width), np.nan, np.float32)
+        decoder(latent, slices)
+        with torch.inference_mode():
+            np.testing.assert_allclose(latent, model.encode(torch.from_numpy(images)), atol=2e-5)
+            np.testing.assert_allclose(slices, model.decode(torch.from_numpy(latent)), atol=2e-5)
+
+
+def test_a_native_batch_is_its_slices_one_by_one(tiny_bundle, rng):
+    engine = engines.load(tiny_bundle, "encoder", "native")
+    images = rng.uniform(-1, 1, (3, 1, 24, 20)).astype(np.float32)
+    together = run_encoder(engine, images, tiny_bundle)
+    alone = [run_encoder(engine, images[i : i + 1], tiny_bundle)[0] for i in (2, 1, 0)]
+    np.testing.assert_array_equal(together, alone[::-1])
+
+
+def test_slices_that_do_not_fit_the_native_network_are_refused_with_what_would(tiny_bundle):
+    engine = engines.load(tiny_bundle, "encoder", "native")
+    outputs = np.zeros((1, 3, 4, 4), np.float32)
+    with pytest.raises(EngineError, match=r"height and width are multiples of 4, got inputs \(1, 1, 16, 18\)"):
+        engine(np.zeros((1, 1, 16, 18), np.float32), outputs)
+    with pytest.raises(EngineError, match=r"expected inputs \[N, 1, H, W\], got \(1, 2, 16, 16\)"):
+        engine(np.zeros((1, 2, 16, 16), np.float32), outputs)
+
+
+def test_native_weights_that_are_not_all_there_are_named(bundle_copy):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    kept = safetensors.load_file(bundle_copy / "weights.safetensors")
+    del kept["decoder.mid.attn_1.k.weight"]
+    safetensors.save_file(kept, bundle_copy / "weights.safetensors")
+    manifest = bundles.Manifest.model_validate_json((bundle_copy / "manifest.json").read_bytes())
+    bundles.write_manifest(bundle_copy, manifest)
+    with pytest.raises(EngineError, match=r"safetensors does not hold the decoder's weights.*attn_1\.k\.weight"):
+        engines.load(bundles.load(bundle_copy), "decoder", "native")
+
+
 # The choice
 
 
@@ -134,11 +202,14 @@ def with_only(monkeypatch, *names):
 
 
 def test_the_first_that_is_installed_is_chosen(monkeypatch):
-    with_only(monkeypatch, "openvino", "onnxruntime", "torch")
-    assert engines.choose("auto", "cpu") == ("openvino", "first of openvino, onnxruntime, torch that is installed")
-    with_only(monkeypatch, "torch")
-    name, reason = engines.choose("auto", "cpu")
-    assert name == "torch" and reason.endswith("(absent: openvino, onnxruntime)")
+    first = "first of native, openvino, onnxruntime, torch that is installed"
+    with_only(monkeypatch, "native", "openvino", "onnxruntime", "torch")
+    assert engines.choose("auto", "cpu") == ("native", first)
+    with_only(monkeypatch, "native", "torch")
+    assert engines.choose("auto", "cpu", {"native": "is slow"}) == (
+        "torch",
+        f"{first} and fits (absent: openvino, onnxruntime); native: is slow",
+    )
     assert engines.choose("torch", "cpu") == ("torch", "asked for")
 
 
@@ -170,7 +241,7 @@ def test_a_runtime_that_cannot_be_imported_is_an_engine_error(tiny_bundle, monke
 
 @pytest.mark.parametrize("runtime_name", ["tensorrt", "OpenVINO", "", "cpu"])
 def test_an_unknown_runtime_is_refused(runtime_name):
-    with pytest.raises(EngineError, match=r"expected runtime auto, openvino, onnxruntime, torch on cpu, got"):
+    with pytest.raises(EngineError, match=r"expected runtime auto, native, openvino, onnxruntime, torch on cpu, got"):
         engines.choose(runtime_name, "cpu")
 
 
@@ -193,6 +264,16 @@ def test_on_a_gpu_tensorrt_comes_first(monkeypatch, device):
         EngineError, match="expected runtime auto, tensorrt, tensorrt-rtx, torch on cuda, got 'openvino'"
     ):
         engines.choose("openvino", device)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_precision_that_a_runtime_lacks_makes_it_unfit(monkeypatch, tiny_bundle, there):
+    monkeypatch.setattr(layers, "multiplies_bf16", lambda: there)
+    assert engines.unfit_for("cpu", "fp32") == engines.unfit_for("cuda:1", "bf16") == {}
+    assert engines.unfit_for("cpu", "bf16").keys() == ({"onnxruntime"} if there else {"native", "onnxruntime"})
+    if not there:
+        with pytest.raises(EngineError, match="bf16 only where the CPU has AVX-512 BF16; use --runtime openvino"):
+            engines.load(tiny_bundle, "encoder", "native", precision="bf16")
 
 
 def test_the_default_precision_is_that_of_the_device():

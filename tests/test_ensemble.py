@@ -273,7 +273,7 @@ result = sctrt.Ensemble(sys.argv[2])(sys.argv[1])
 print(json.dumps([result.report["runtime"]["name"], sorted({name.split(".")[0] for name in sys.modules})]))
 """
     runtime, loaded = run_blocked(script, TRAINING_LIBRARIES, tmp_path / "pet.nii.gz", three.path)
-    assert runtime == "openvino" and not TRAINING_LIBRARIES & set(loaded)
+    assert runtime == "native" and not TRAINING_LIBRARIES & set(loaded)
 
 
 # The bundle
@@ -570,7 +570,7 @@ def test_synthesize_takes_an_ensemble(run, pet_file, three, result, tmp_path):
         *("--preview", preview, "--report", report),
     )
     assert code == 0, said
-    assert "fold-0 axial: started" in said and "fold-2 sagittal: done" in said and "with openvino (first of" in said
+    assert "fold-0 axial: started" in said and "fold-2 sagittal: done" in said and "with native (first of" in said
     np.testing.assert_array_equal(nifti.load(ct).array, result.ct.array)
     np.testing.assert_array_equal(nifti.load(uncertainty).array, result.uncertainty.array)
     assert nifti.load(mu).array.max() > 0 and preview.read_bytes()[:4] == b"\x89PNG"

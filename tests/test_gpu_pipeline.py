@@ -438,7 +438,7 @@ def tensorrt(shim_gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", trt)
     monkeypatch.setattr(gpus, "present", lambda: (gpus.Card("Stand-in RTX 3060", "8.6", 12 << 30),) * 2)
     monkeypatch.setattr(
-        engines, "installed", lambda runtime, kind: runtime in ("openvino", "onnxruntime", "tensorrt-rtx")
+        engines, "installed", lambda runtime, kind: runtime in ("native", "onnxruntime", "tensorrt-rtx")
     )
     return trt
 

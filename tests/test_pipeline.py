@@ -243,7 +243,7 @@ def test_a_file_that_is_unfit_is_refused(synthesizer, tmp_path):
             "expected fusion median, mean, inverse-nearest, axial, coronal, sagittal, got 'max'",
         ),
         ({"fusion": "Median"}, ValueError, "got 'Median'"),
-        ({"runtime": "caffe"}, EngineError, "expected runtime auto, openvino"),
+        ({"runtime": "caffe"}, EngineError, "expected runtime auto, native, openvino"),
         ({"precision": "fp8"}, EngineError, "expected precision fp32 or bf16 on cpu, got 'fp8'"),
         ({"runtime": "onnxruntime", "precision": "bf16"}, EngineError, "use --runtime openvino"),
         ({"device": "gpu"}, DeviceError, r"expected device cpu or cuda\[:i\]"),
@@ -270,7 +270,7 @@ def test_the_report_is_json_and_tells_how_the_ct_was_made(result, pet, tiny_bund
     assert report == result.report
     assert report["model"]["name"] == "tiny" and report["model"]["fingerprint"] == tiny_bundle.fingerprint
     assert pathlib.Path(report["model"]["path"]) == tiny_bundle.path
-    assert report["runtime"]["name"] == "openvino" and report["runtime"]["reason"].startswith("first of")
+    assert report["runtime"]["name"] == "native" and report["runtime"]["reason"].startswith("first of")
     assert report["runtime"]["device"] == "cpu" and report["runtime"]["precision"] == "fp32"
     assert report["fusion"] == "median" and report["input"]["shape_zyx"] == list(pet.shape)
     assert report["input"]["spacing_mm_zyx"] == [4.0, 4.0, 4.0]

@@ -86,15 +86,16 @@ def test_a_mode_leaves_what_it_freezes_bit_for_bit(trained):
 
 
 def test_every_mode_becomes_a_bundle_that_each_runtime_runs_alike(trained, nac_body, tmp_path):
-    """The same CT from PyTorch, ONNX Runtime and OpenVINO, up to codes that rounding flips."""
+    """The same CT from PyTorch, our kernels, ONNX Runtime and OpenVINO, up to codes that rounding flips."""
     mode, checkpoint, _ = trained
     bundle = export.export_checkpoint(checkpoint, tmp_path / "m.sctrt")
     assert (bundle.manifest.architecture.adapter_channels is not None) == (mode == "adapter")
     assert bundle.manifest.architecture.input_channels == bundle.manifest.architecture.output_channels == 1
     pet = nac_body.pet((24, 40, 40))
-    hu = {name: Synthesizer(bundle.path, runtime=name)(pet).ct.array for name in ("torch", "onnxruntime", "openvino")}
+    names = ("native", "onnxruntime", "openvino")
+    hu = {name: Synthesizer(bundle.path, runtime=name)(pet).ct.array for name in ("torch", *names)}
     assert np.ptp(hu["torch"]) > 1
-    for name in ("onnxruntime", "openvino"):
+    for name in names:
         difference = np.abs(hu[name] - hu["torch"])
         assert np.mean(difference > 0.1) < 0.02 and difference.mean() < 0.1
 

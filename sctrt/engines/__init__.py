@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import layers
 from ..bundle import Bundle
 from ..errors import DeviceError, EngineError
 from ..gpus import card
@@ -22,6 +23,7 @@ BuiltRuntime = Literal["tensorrt", "tensorrt-rtx"]
 # By device, in order of preference: runtime -> (module to be installed, pip line, file of this package).
 RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
     "cpu": {
+        "native": ("sctrt._native", "pip install sctrt", "native"),
         "openvino": ("openvino", "pip install sctrt", "openvino"),
         "onnxruntime": ("onnxruntime", "pip install 'sctrt[onnxruntime]'", "onnxruntime"),
         "torch": ("torch", "pip install 'sctrt[train]'", "torch"),
@@ -35,6 +37,7 @@ RUNTIMES: dict[str, dict[str, tuple[str, str, str]]] = {
 # Runtimes whose engines are built beforehand, for slices of fixed sizes.
 BUILT: tuple[BuiltRuntime, ...] = ("tensorrt", "tensorrt-rtx")
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp16", "bf16", "fp32")}  # the first is the default
+NO_BF16 = "the native kernels run bf16 only where the CPU has AVX-512 BF16"
 
 
 class Engine(Protocol):
@@ -126,6 +129,13 @@ def first_built() -> BuiltRuntime:
             return name
     pip_lines = " or ".join(RUNTIMES["cuda"][name][1] for name in reversed(BUILT))
     raise EngineError(f"none of {', '.join(BUILT)} is installed; {pip_lines}")
+
+
+def unfit_for(device: str, precision: str) -> dict[str, str]:
+    """The runtimes that do not run this precision -> why, for `choose`."""
+    if device != "cpu" or precision == "fp32":
+        return {}
+    return {"onnxruntime": "runs fp32"} | ({} if layers.multiplies_bf16() else {"native": NO_BF16})
 
 
 def default_precision(device: str) -> str:

@@ -1,0 +1,261 @@
+"""Our own kernels on the CPU: the network layer by layer, from the bundle's weights; needs no package.
+
+The layers and their order are those of `sctrt.model.autoencoder`, which the ONNX files were exported from. In bf16 the
+attention multiplies in bfloat16, and so do the decoder's convolutions but the first and the last; the encoder's do not,
+for they decide the codes. Nothing is stored in bfloat16.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import layers
+from ..bundle import Architecture, Bundle
+from ..errors import EngineError
+from ..layers import Activation, Convolution
+from . import NO_BF16, Part, check_arrays
+
+GROUP_NORM_EPS = 1e-6
+DTYPES = {"F16": np.float16, "F32": np.float32}  # of a bundle's weights
+LARGEST_HEADER = 1 << 24  # bytes
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass
+class Image:
+    """Pixels [height, width, padded channels], sums of each channel for a normalisation, and whose memory it is."""
+
+    pixels: NDArray[np.float32]
+    sums: NDArray[np.float64]
+    slot: int
+
+
+class NativeEngine:
+    """One half of the network, a slice at a time. Its memory grows to what the largest slice needs, and is kept."""
+
+    try:
+        version = version_of("sctrt")
+    except PackageNotFoundError:
+        version = "0+checkout"
+
+    def __init__(
+        self, architecture: Architecture, part: Part, weights: Weights, *, bf16: bool = False, instructions: str = ""
+    ) -> None:
+        """`instructions`: see `layers`.
+
+        Raises:
+            KeyError: a weight is missing.
+            ValueError: one has not the shape that the others ask for.
+        """
+        self._a, self._part, self._weights = architecture, part, weights
+        self._bf16, self._instructions = bf16, instructions
+        self._convolutions = _prepared(part, weights, bf16)
+        self._memory: dict[int, NDArray[np.float32]] = {}
+
+    def workspace(self, batch: int) -> int:
+        return 0
+
+    def __call__(
+        self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], *, stream: int = 0, workspace: Any = None
+    ) -> None:
+        check_arrays(inputs, outputs)
+        expected = self._output_shape(inputs.shape)
+        if outputs.shape != expected:
+            raise EngineError(f"expected outputs {expected} for inputs {inputs.shape}, got {outputs.shape}")
+        run = self._encode if self._part == "encoder" else self._decode
+        for given, made in zip(inputs, outputs, strict=True):
+            made[:] = run(np.ascontiguousarray(given.transpose(1, 2, 0)))[..., : len(made)].transpose(2, 0, 1)
+
+    def _output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """
+        Raises:
+            EngineError: the network does not accept inputs of this shape.
+        """
+        n, channels, height, width = shape
+        a, f = self._a, self._a.factor
+        wanted, made = a.input_channels, a.code_dim
+        if self._part == "decoder":
+            wanted, made = a.code_dim, a.output_channels
+        elif height % f or width % f:
+            raise EngineError(f"expected slices whose height and width are multiples of {f}, got inputs {shape}")
+        if channels != wanted:
+            raise EngineError(f"expected inputs [N, {wanted}, H, W], got {shape}")
+        return (n, made, height // f, width // f) if self._part == "encoder" else (n, made, height * f, width * f)
+
+    def _encode(self, slice_: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[height, width, input_channels] -> [height / f, width / f, padded code_dim]."""
+        a = self._a
+        x = self._convolve("encoder.conv_in", Image(slice_, np.empty(0), -1))
+        for level in range(len(a.multipliers)):
+            for block in range(a.blocks):
+                x = self._block(f"encoder.down.{level}.block.{block}", x)
+            if level < len(a.multipliers) - 1:
+                x = self._convolve(f"encoder.down.{level}.downsample.conv", x)
+        x = self._end("encoder", self._middle("encoder.mid", x))
+        if a.adapter_channels is None:
+            return x.pixels
+        latent = x.pixels[..., : a.code_dim].copy()  # that memory is used again
+        x = self._middle("adapter.mid", self._convolve("adapter.conv_in", Image(latent, np.empty(0), -1)))
+        return latent + self._end("adapter", x).pixels[..., : a.code_dim]
+
+    def _decode(self, code: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[h, w, code_dim] -> [h * f, w * f, padded output_channels]."""
+        a = self._a
+        weight, bias = self._weights["post_quant_conv.weight"], self._weights["post_quant_conv.bias"]
+        latent = code @ weight[:, :, 0, 0].T + bias
+        x = self._middle("decoder.mid", self._convolve("decoder.conv_in", Image(latent, np.empty(0), -1)))
+        for level in reversed(range(len(a.multipliers))):
+            for block in range(a.blocks + 1):
+                x = self._block(f"decoder.up.{level}.block.{block}", x)
+            if level > 0:
+                x = self._convolve(f"decoder.up.{level}.upsample.conv", x, doubled=True)
+        return self._end("decoder", x).pixels
+
+    def _end(self, name: str, x: Image) -> Image:
+        return self._convolve(f"{name}.conv_out", x, self._norm(f"{name}.norm_out", x))
+
+    def _middle(self, name: str, x: Image) -> Image:
+        x = self._block(f"{name}.block_1", x)
+        return self._block(f"{name}.block_2", self._attention(f"{name}.attn_1", x))
+
+    def _block(self, name: str, x: Image) -> Image:
+        """The residual sum is written over x, or over its shortcut."""
+        h = self._convolve(f"{name}.conv1", x, self._norm(f"{name}.norm1", x))
+        if f"{name}.nin_shortcut" in self._convolutions:
+            x = self._convolve(f"{name}.nin_shortcut", x, beside=h)
+        return self._convolve(f"{name}.conv2", h, self._norm(f"{name}.norm2", h), onto=x)
+
+    def _attention(self, name: str, x: Image) -> Image:
+        """Written over x."""
+        together = self._convolve(f"{name}.qkv", x, self._norm(f"{name}.norm", x, silu=False))
+        height, width, channels = x.pixels.shape
+        out = self._image((height, width, channels), x, together)
+        panels = self._floats(-1, (layers.panel_floats(height * width, channels),))
+        flat = together.pixels.reshape(height * width, -1)
+        attended = out.pixels.reshape(height * width, -1)
+        layers.attend(flat, panels, attended, bf16=self._bf16, instructions=self._instructions)
+        return self._convolve(f"{name}.proj_out", out, onto=x)
+
+    def _norm(self, name: str, x: Image, *, silu: bool = True) -> Activation:
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        height, width, _ = x.pixels.shape
+        scale, shift = layers.group_norm(x.sums, height * width, weight, bias, self._a.groups, GROUP_NORM_EPS)
+        return Activation(scale, shift, silu)
+
+    def _convolve(
+        self,
+        name: str,
+        x: Image,
+        activation: Activation | None = None,
+        *,
+        doubled: bool = False,
+        onto: Image | None = None,
+        beside: Image | None = None,
+    ) -> Image:
+        """A convolution of x, added to `onto` or in memory that neither x nor `beside` has."""
+        layer = self._convolutions[name]
+        height, width = (extent * (2 if doubled else 1) // layer.stride for extent in x.pixels.shape[:2])
+        shape = (height, width, len(layer.bias))
+        out = onto or self._image(shape, x, *([beside] if beside else []))
+        sums = layers.sums_for(layer, height, width)
+        layers.convolve(
+            layer,
+            x.pixels,
+            out.pixels,
+            activation=activation,
+            doubled=doubled,
+            accumulate=onto is not None,
+            sums=sums,
+            instructions=self._instructions,
+        )
+        return Image(out.pixels, sums, out.slot)
+
+    def _image(self, shape: tuple[int, int, int], *live: Image) -> Image:
+        """Memory that none of the live images has; what was there before is lost."""
+        slot = min({0, 1, 2, 3} - {image.slot for image in live})
+        return Image(self._floats(slot, shape), np.empty(0), slot)
+
+    def _floats(self, slot: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        count = int(np.prod(shape))
+        if slot not in self._memory or self._memory[slot].size < count:
+            self._memory[slot] = np.empty(count, np.float32)
+        return self._memory[slot][:count].reshape(shape)
+
+
+def _prepared(part: Part, weights: Weights, bf16: bool) -> dict[str, Convolution]:
+    """Every convolution of the half by its name; those of attention that are computed together as `qkv`."""
+    made = {}
+    for name in (name.removesuffix(".weight") for name, value in weights.items() if value.ndim == 4):
+        if not name.startswith((f"{part}.", "adapter." if part == "encoder" else part)):
+            continue
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        if name == "encoder.conv_out":  # with the 1x1 convolution behind it
+            behind = weights["quant_conv.weight"][:, :, 0, 0].astype(np.float64)
+            bias = behind @ bias + weights["quant_conv.bias"]
+            weight = np.einsum("oi,ichw->ochw", behind, weight)
+        if name.endswith((".q", ".k", ".v")):
+            continue
+        stride, pad = (2, 0) if name.endswith("downsample.conv") else (1, None)
+        rounded = bf16 and name.startswith("decoder") and name != "decoder.conv_out"
+        first = name.endswith("conv_in")
+        made[name] = layers.convolution(weight, bias, stride=stride, pad=pad, as_is=first, bf16=rounded)
+        if name.endswith(".proj_out"):
+            block = name.removesuffix(".proj_out")
+            made[f"{block}.qkv"] = _queries_keys_values(block, weights, rounded)
+    return made
+
+
+def _queries_keys_values(name: str, weights: Weights, bf16: bool) -> Convolution:
+    """One 1x1 convolution; the queries are scaled as `layers.attend` wants them."""
+    channels = len(weights[f"{name}.q.weight"])
+    step = layers.padded(channels)
+    weight, bias = np.zeros((3 * step, channels, 1, 1)), np.zeros(3 * step)
+    for i, (part, scale) in enumerate({"q": np.log2(np.e) / np.sqrt(channels), "k": 1, "v": 1}.items()):
+        weight[i * step : i * step + channels] = weights[f"{name}.{part}.weight"] * scale
+        bias[i * step : i * step + channels] = weights[f"{name}.{part}.bias"] * scale
+    return layers.convolution(weight, bias, bf16=bf16)
+
+
+def _read_weights(path: Path) -> Weights:
+    """The content of a safetensors file as float32.
+
+    Source: https://huggingface.co/docs/safetensors: 8 bytes of length, a JSON header, then the tensors.
+
+    Raises:
+        ValueError, KeyError, OSError, and others of JSON: it is none.
+    """
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    if length > LARGEST_HEADER:
+        raise ValueError("it does not begin with the length of a header")
+    header = json.loads(content[8 : 8 + length])
+    found = {}
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            begin, end = (8 + length + offset for offset in tensor["data_offsets"])
+            values = np.frombuffer(content[begin:end], DTYPES[tensor["dtype"]])
+            found[name] = values.reshape(tensor["shape"]).astype(np.float32)
+    return found
+
+
+def load(bundle: Bundle, part: Part, precision: str, device: str) -> NativeEngine:
+    """Prepares the weights of one half of the network."""
+    bf16 = precision == "bf16"
+    if bf16 and not layers.multiplies_bf16():
+        raise EngineError(f"{NO_BF16}; use --runtime openvino")
+    try:
+        return NativeEngine(bundle.manifest.architecture, part, _read_weights(bundle.weights), bf16=bf16)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise EngineError(
+            f"{bundle.weights} does not hold the {part}'s weights: {reason}; export the bundle again"
+        ) from error
