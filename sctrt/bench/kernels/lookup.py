@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rates import Accuracy, Array, Case, Machine, Run, Way, Work
 
-from sctrt import bundle, ops
+from ... import bundle, ops
+from ..measure import Accuracy, Array, Case, Machine, Run, Way, Work
 
 SEED = 3
 LATENTS = {"full": (5, 100, 100), "quick": (5, 100, 100), "tiny": (1, 10, 20)}  # n, h, w
@@ -139,10 +139,12 @@ def _ways(task: Task, every: bool) -> list[Way]:
         if every:
             ways.append(_peer("torch.compile, differences", task, _torch_compiled, task.computed))
             ways.append(_peer("cupy matrix form", task, _cupy_matrix, task.computed))
+            ways.append(_peer("MONAI EMAQuantizer", task, _monai, task.computed))
         return ways
     if every:
         ways += [_peer(name, task, prepare, work) for name, prepare, work in every_peer]
         ways.append(_peer("numpy matrix form", task, _numpy_matrix, task.computed))
+        ways.append(_peer("MONAI EMAQuantizer", task, _monai, task.computed))
     ways.append(_peer("FAISS IndexFlatL2", task, _faiss, task.computed))
     ways.append(_peer("scipy cKDTree", task, _ckdtree, task.searched))
     ways.append(Way("scipy cKDTree's set-up", lambda: _ckdtree_setup(task)))
@@ -245,6 +247,22 @@ def _torch_compiled(task: Task) -> Run:
     torch = task.machine.torch
     latents, codes = _torch_arrays(task)
     nearest = torch.compile(lambda part: ((part[:, None] - codes) ** 2).sum(2).argmin(1), dynamic=False)
+    return _chunked(task, nearest, latents, torch.cat)
+
+
+def _monai(task: Task) -> Run:
+    from monai.networks.layers.vector_quantizer import EMAQuantizer
+
+    torch = task.machine.torch
+    latents, codes = _torch_arrays(task)
+    quantiser = EMAQuantizer(2, *codes.shape).to(latents.device).eval()
+    quantiser.embedding.weight.data = codes.clone()
+
+    def nearest(part: Array) -> Array:
+        """It wants [n, d, h, w], and makes a one-hot row a latent on the way."""
+        with torch.inference_mode():
+            return quantiser.quantize(part.T[None, :, :, None])[2].flatten()
+
     return _chunked(task, nearest, latents, torch.cat)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from sctrt.bundle import Architecture
-from sctrt.engines import Part
+from ..bundle import Architecture
+from ..engines import Part
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def flops(architecture: Architecture, part: Part, height: int, width: int) -> Fl
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from sctrt.model.autoencoder import VQAutoencoder
+    from ..model.autoencoder import VQAutoencoder
 
     f = architecture.factor
     with torch.device("meta"), torch.inference_mode():

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rates import CHECKED, VOLUME, Accuracy, Array, Case, Machine, Run, Way, compare, traffic
 
-from sctrt import ops
+from ... import ops
+from ..measure import Accuracy, Array, Case, Machine, Run, Way, compare, traffic
+from .volumes import CHECKED, VOLUME
 
 SEED = 5
 SCALE, OFFSET = 2000.0, 976.0  # [-1, 1] -> [-1024, 2976] HU

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rates import VOLUME, Accuracy, Array, Case, Machine, Run, Way, compare, traffic
 
-from sctrt import ops
+from ... import ops
+from ..measure import Accuracy, Array, Case, Machine, Run, Way, compare, traffic
+from .volumes import VOLUME
 
 SEED = 11
 FINE_MM, COARSE_MM = 1.5, 4.0
