@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,11 @@ from pipeline_case import Case, make_case
 
 from sctrt import bundle as bundles
 from sctrt import engines
-from sctrt.bench.flops import flops
+from sctrt.bench.flops import needed_flops
 from sctrt.bench.limits import matrix_cases
 from sctrt.bench.measure import Effort, Machine, measure
 from sctrt.bench.meters import DeviceMemory
 from sctrt.bundle import Architecture, Bundle
-from sctrt.planes import PLANES, padded_size
 
 Row = dict[str, Any]
 Save = Callable[[Row], None]  # called whenever there is something new, so that a part that is stopped keeps it
@@ -130,22 +129,6 @@ def _summary(runs: list[Row], architecture: Architecture, report: Row) -> Row:
         work = needed_flops(architecture, half, report["network_grid"]["shape_zyx"], report["plan"]["planes"])
         row[half] = {"pflop": work / 1e15, "tflops": work / stages[half] / 1e12}
     return row
-
-
-def needed_flops(architecture: Architecture, half: engines.Part, grid: Sequence[int], plan: Row) -> float:
-    """Of all slices of the three planes [z, y, x], padded to the network's factor alone.
-
-    What a runtime computes on top (slices padded to an engine's size, overlaps of tiles) is not counted as work; nor
-    is, where a plane goes in tiles, the attention from tile to tile.
-    """
-    z, y, x = grid
-    work = 0.0
-    for plane, slices in zip(PLANES, (z, y, x), strict=True):
-        height, width = padded_size((z, y, x), plane, architecture.factor)
-        seen = plan[plane]["engine"] if plan[plane]["tiled"] else (height, width)
-        share = height * width / (seen[0] * seen[1])
-        work += slices * share * flops(architecture, half, *seen).total
-    return work
 
 
 def loop(part: Part, options: argparse.Namespace, save: Save) -> None:

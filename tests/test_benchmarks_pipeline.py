@@ -25,7 +25,7 @@ import stand_in_tensorrt  # noqa: E402
 from sctrt import engines, gpus  # noqa: E402
 from sctrt.bench import meters, plain  # noqa: E402
 from sctrt.bench.cases import spread_out  # noqa: E402
-from sctrt.bench.flops import flops  # noqa: E402
+from sctrt.bench.flops import flops, needed_flops  # noqa: E402
 from sctrt.bench.parity import parity  # noqa: E402
 from sctrt.bundle import Architecture, load  # noqa: E402
 
@@ -46,11 +46,11 @@ def test_work_of_a_volume_counts_each_slice_once():
     whole = {plane: {"tiled": False} for plane in ("axial", "coronal", "sagittal")}
     by_hand = 12 * flops(a, "encoder", 20, 32).total + 18 * flops(a, "encoder", 12, 32).total
     by_hand += 32 * flops(a, "encoder", 12, 20).total  # 18 is padded to a multiple of 4
-    assert pipeline_parts.needed_flops(a, "encoder", grid, whole) == by_hand
+    assert needed_flops(a, "encoder", grid, whole) == by_hand
     tiled = {plane: {"tiled": True, "engine": [8, 8]} for plane in whole}
     pixels = 12 * 20 * 32 + 18 * 12 * 32 + 32 * 12 * 20
     expected = pixels / 64 * flops(a, "encoder", 8, 8).total
-    assert pipeline_parts.needed_flops(a, "encoder", grid, tiled) == pytest.approx(expected)
+    assert needed_flops(a, "encoder", grid, tiled) == pytest.approx(expected)
 
 
 def test_the_body_fills_its_box(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ SIZES = {
     "M": Size((480, 400, 400), 1.5, "a torso in 1.5 mm"),
     "L": Size((700, 400, 400), 1.5, "a trunk in 1.5 mm"),
     "XL": Size((531, 512, 512), 1.5, "a torso in 1.5 mm, wide field of view"),
-    "tiny": Size((12, 24, 24), 8.0, "only to see that everything runs; its times mean nothing", paint_mm=12.0),
+    "tiny": Size((20, 28, 28), 8.0, "only to see that everything runs; its times mean nothing", paint_mm=12.0),
 }
 
 
@@ -86,6 +87,32 @@ def make_pet(shape: Shape, voxel_mm: float, seed: int, paint_mm: float = PAINT_M
     affine[:3, 3] = middle[:3] - voxel_mm * (np.array(shape[::-1]) - 1) / 2
     matrix = ops.grid_matrix(affine, body.activity.affine)
     return Volume(ops.resample(painted, matrix, shape), affine, "Bq/ml")
+
+
+def middle_part(pet: Volume, share: float) -> Volume:
+    """The middle axial slices of a PET, one at least."""
+    n = pet.shape[0]
+    wanted = min(n, max(1, round(share * n)))
+    start = (n - wanted) // 2
+    affine = pet.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * start
+    return Volume(np.ascontiguousarray(pet.array[start : start + wanted]), affine, pet.unit)
+
+
+def stacked(pet: Volume, times: float) -> Volume:
+    """A PET of `times` as many axial slices: its middle part, or itself and its mirror images on top of each other."""
+    if times <= 1:
+        return middle_part(pet, times)
+    whole = [pet.array if i % 2 == 0 else pet.array[::-1] for i in range(ceil(times))]
+    array = np.concatenate(whole)[: round(times * pet.shape[0])]
+    return Volume(np.ascontiguousarray(array), pet.affine, pet.unit)
+
+
+def magnified(pet: Volume, times: float) -> Volume:
+    """The same samples as a body of `times` the volume."""
+    affine = pet.affine.copy()
+    affine[:3, :3] *= times ** (1 / 3)
+    return Volume(pet.array, affine, pet.unit)
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,21 @@ def limit_cases(machine: Machine, elements: int, side: int) -> Iterator[Case]:
     yield _fma_case(machine, side)
 
 
-def matrix_cases(machine: Machine, side: int, batch: int, pixels: int) -> Iterator[Case]:
-    """What the matrix units can do at half precision, on random data: the rate that the network is held against.
+def matrix_cases(machine: Machine, side: int, batch: int, pixels: int, precision: str = "fp16") -> Iterator[Case]:
+    """What the matrix units can do at a low precision, on random data: the rate that the network is held against.
 
     Args:
         machine: to measure.
         side: of the square matrices.
         batch: images that are convolved together.
         pixels: a side of them; they have the channels of vq-f4's middle level.
+        precision: "fp16", "bf16" or "fp32".
     """
     torch = machine.torch
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
     def random(*shape: int) -> Any:
-        return torch.randn(shape, device=machine.device).half()
+        return torch.randn(shape, device=machine.device).to(dtype)
 
     def product() -> Run:
         one, other = random(side, side), random(side, side)
@@ -49,9 +51,11 @@ def matrix_cases(machine: Machine, side: int, batch: int, pixels: int) -> Iterat
         return lambda: torch.nn.functional.conv2d(image, weight, padding=1)
 
     flops = 2.0 * batch * pixels**2 * 9 * CHANNELS**2
-    yield Case("limits", "fp16 matrix product", [Way("torch mm", product, Work(2.0 * side**3, "GFLOP/s"))])
+    yield Case("limits", f"{precision} matrix product", [Way("torch mm", product, Work(2.0 * side**3, "GFLOP/s"))])
     yield Case(
-        "limits", "fp16 3x3 convolution", [Way("torch conv2d, channels last", convolution, Work(flops, "GFLOP/s"))]
+        "limits",
+        f"{precision} 3x3 convolution",
+        [Way("torch conv2d, channels last", convolution, Work(flops, "GFLOP/s"))],
     )
 
 

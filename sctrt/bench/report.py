@@ -90,6 +90,8 @@ class Row(Strict):
     compile_s: float | None = None
     stages_s: dict[str, float] | None = None
     rate: Rate | None = None
+    gflop: dict[str, float] | None = None  # of a run: encoder, decoder; attention, of both
+    gbyte: dict[str, float] | None = None  # by stage: what must be read and written at least
     times_ours: float | None = None
     peak_memory_mb: float | None = None
     peak_device_mb: float | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from .. import bundle as bundles
 from .. import ops
 from ..device import open_device
+from ..errors import SctrtError
 from .cases import SIZES
 from .environment import available_gb, command, commit, environment, gpu_name
 from .report import Findings, LeftOut, Machine, Model, Report
@@ -58,7 +59,10 @@ def run(
         for i, name in enumerate(ordered if fits else ()):
             share = SUITES[name] / sum(SUITES[other] for other in ordered[i:])
             suite = import_module(f".suites.{name}", __package__)
-            found.add(suite.suite(context, Plan(plan.left() * share)))
+            try:
+                found.add(suite.suite(context, Plan(plan.left() * share)))
+            except SctrtError as error:  # what the other suites found is kept
+                found.left_out.append(LeftOut(suite=name, case="all", name="all", reason=str(error)))
     facts = environment(threads)
     memory = available_gb()
     return Report(

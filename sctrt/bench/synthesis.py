@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import bundle as bundles
+from .. import engines
 from ..errors import EngineError
 from ..pipeline import Synthesizer, peak_memory_mb
 from ..preprocess import network_input
@@ -66,12 +69,24 @@ def measure(request: Request, save: Save) -> None:
         peak_device_mb=memory.peak_mb,
         energy_j=None if energy.joules is None else energy.joules / len(seconds),
     )
+    row = row.model_copy(update=_work(request, result.report, pet.shape))
     save(Findings(rows=[row]))
     if request.time_alone:
         return
     np.save(ct_file(case.folder, request.name), result.ct.array)
     del synthesizer, result
     save(Findings(rows=[_with_accuracy(row, request, case)]))
+
+
+def _work(request: Request, report: dict[str, Any], pet: Sequence[int]) -> dict[str, Any]:
+    """Operations, where PyTorch is there to count them, and bytes."""
+    if not engines.installed("torch", "cpu"):
+        return {}
+    from .flops import traffic_of, work_of
+
+    architecture, grid = bundles.load(request.model).manifest.architecture, report["network_grid"]
+    gflop = work_of(architecture, grid["shape_zyx"], grid["slices_run_zyx"])
+    return {"gflop": gflop, "gbyte": traffic_of(architecture, grid["shape_zyx"], pet)}
 
 
 def _left_out(request: Request, reason: str) -> LeftOut:

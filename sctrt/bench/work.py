@@ -45,6 +45,7 @@ class Request(Strict):
     precision: str = ""
     way: str = ""
     size: str = ""
+    batches: tuple[int, ...] = ()
     time_alone: bool = False  # and not accuracy
 
 

@@ -37,7 +37,7 @@ class Context:
 
     def request(self, **of: Any) -> Request:
         model = str(self.model) if self.model else None
-        return Request(device=self.device, threads=self.threads, seed=self.seed, model=model, **of)
+        return Request(**{"device": self.device, "threads": self.threads, "seed": self.seed, "model": model, **of})
 
     def run(self, plan: Plan, **of: Any) -> Findings:
         """Does a part in a process of its own, if there is time."""

@@ -55,18 +55,20 @@ def measure(request: Request, save: Save) -> None:
     plan = Plan(request.seconds)
     bundle = bundles.load(request.model)
     codebook = ops.Codebook(bundle.codebook())
-    batches = _slices(bundle, Case(Path(request.folder)), codebook)
+    counts = tuple(request.batches) or BATCHES
+    batches = _slices(bundle, Case(Path(request.folder)), codebook, max(counts))
     device = open_device(request.device)
     kind = request.device.split(":")[0]
     found = Findings()
     pairs = [(runtime, precision) for precision in engines.PRECISIONS[kind] for runtime in engines.RUNTIMES[kind]]
+    pairs = [pair for pair in pairs if request.runtime in ("", pair[0]) and request.precision in ("", pair[1])]
     for i, (runtime, precision) in enumerate(pairs):
         name = f"{runtime} {precision}"
         try:
             if not engines.installed(runtime, kind):
                 raise EngineError(f"not installed; {engines.RUNTIMES[kind][runtime][1]}")
             share = Plan(plan.left() / (len(pairs) - i))
-            for row in _rows(request, bundle, codebook, batches, device, runtime, precision, share):
+            for row in _rows(request, bundle, codebook, batches, device, runtime, precision, share, counts):
                 found.rows.append(row)
                 save(found)
         except SctrtError as error:
@@ -75,7 +77,7 @@ def measure(request: Request, save: Save) -> None:
         save(found)
 
 
-def _slices(bundle: Bundle, case: Case, codebook: ops.Codebook) -> list[Slices]:
+def _slices(bundle: Bundle, case: Case, codebook: ops.Codebook, count: int) -> list[Slices]:
     """From the middle of the body, padded to the network's factor."""
     manifest = bundle.manifest
     a = manifest.architecture
@@ -86,7 +88,8 @@ def _slices(bundle: Bundle, case: Case, codebook: ops.Codebook) -> list[Slices]:
         if plane not in SHOWN:
             continue
         slices = np.moveaxis(channels, axis + 1, 0)
-        images = np.stack([slices[i] for i in spread_out(max(BATCHES), len(slices))])
+        some = spread_out(count, len(slices))
+        images = np.stack([slices[some[i % len(some)]] for i in range(count)])
         below, right = (-n % a.factor for n in images.shape[2:])
         images = np.pad(images, ((0, 0), (0, 0), (0, below), (0, right)), constant_values=manifest.padding)
         n, _, height, width = images.shape
@@ -132,9 +135,10 @@ def _rows(
     runtime: str,
     precision: str,
     plan: Plan,
+    counts: tuple[int, ...],
 ) -> Iterator[Row]:
     where = {"device": request.device, "precision": precision}
-    count = len(batches) * len(HALVES) * len(BATCHES)
+    count = len(batches) * len(HALVES) * len(counts)
     for slices in batches:
         height, width = slices.images.shape[2:]
         size = engines.slice_size(bundle, runtime, height, width, **where)
@@ -148,11 +152,11 @@ def _rows(
             fits = size == (height, width)
             padded = inputs if fits else _padded(inputs, (size[0] // step, size[1] // step), bundle.manifest.padding)
             accuracy = None
-            for batch in BATCHES:
+            for batch in counts:
                 share = Plan(plan.left() / count)
                 count -= 1
                 outputs, seconds = _timed(engine, padded[:batch], half, bundle, device, share)
-                if fits and batch == max(BATCHES):
+                if fits and batch == max(counts):
                     accuracy = _accuracy(half, slices, outputs, codebook, bundle, precision)
                 yield Row(
                     suite="engines",

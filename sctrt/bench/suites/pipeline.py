@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from ... import engines
+from ...errors import VolumeError
 from ..accuracy import against_reference, judged
-from ..cases import Case
+from ..cases import Case, middle_part
 from ..report import Findings, LeftOut, Ratio, Row
 from ..work import Plan
 from .common import Context, facts_of
 
 REFERENCE = "PyTorch loop, fp32"
+PROBE = 1 / 8  # of a case, which tells how long all of it takes
+RUNS = 6  # of the whole case that all ways together need, most of the others being cut to some slices
 HALF = {"cpu": "bf16", "cuda": "fp16"}
 
 # name -> way of `plain.WAYS`, precision (half: by device), view; the first is the reference
@@ -35,8 +38,37 @@ def suite(context: Context, plan: Plan) -> Findings:
     found = Findings()
     for i, size in enumerate(context.sizes):
         share = Plan(plan.left() / (len(context.sizes) - i))
-        found.add(one_case(context, share, context.case(size)))
+        found.add(one_case(context, share, in_time(context, share, context.case(size))))
     return found
+
+
+def in_time(context: Context, plan: Plan, case: Case) -> Case:
+    """The case, or the middle of it where the machine is too slow for all of it in this time.
+
+    A run on a small part tells how long one on the whole takes, which grows as its slices do, and a little more.
+    """
+    name = case.facts["name"]
+    try:
+        part = context.save(f"{name} part", middle_part(case.pet, PROBE), what="to see how long all takes")
+    except VolumeError:  # too little of a body
+        return case
+    where = {"suite": "pipeline", "case": name, "folder": str(part.folder), "seconds": plan.left() * PROBE}
+    probe = context.run(plan, name="how long", time_alone=True, **where, **default_way(context)).rows
+    if not probe:
+        return case
+    share = plan.left() / (RUNS * probe[0].seconds.median / PROBE)
+    if share >= 1:
+        return case
+    pet = middle_part(case.pet, max(share, PROBE))
+    what = f"{case.facts['what']}; cut to the middle {pet.shape[0]} of {case.pet.shape[0]} axial slices to be in time"
+    return context.save(name, pet, what=what)
+
+
+def default_way(context: Context) -> dict[str, Any]:
+    """The way that `sctrt synthesize` would choose, in fp32."""
+    runtime, _ = engines.choose("auto", context.device)
+    precision = engines.default_precision(context.device)
+    return {"task": "ours", "runtime": runtime, "precision": precision}
 
 
 def one_case(context: Context, plan: Plan, case: Case) -> Findings:
@@ -61,9 +93,16 @@ def one_case(context: Context, plan: Plan, case: Case) -> Findings:
 
 
 def _share(plan: Plan, ways: Sequence[dict[str, Any]]) -> float:
-    """Of the time that is left: runs of the whole volume count twice, those that can be cut once."""
-    weights = [2.0 if way["task"] == "ours" or way["name"] in (REFERENCE, FIELD) else 1.0 for way in ways]
+    """Of the time that is left, for the first of these ways."""
+    weights = [_weight(way) for way in ways]
     return plan.left() * weights[0] / sum(weights)
+
+
+def _weight(way: dict[str, Any]) -> float:
+    """Most for what the questions are asked of; those of the others that can be cut to some slices need least."""
+    if way["name"] in (REFERENCE, FIELD):
+        return 3.0
+    return 2.0 if way["task"] == "ours" or way["way"] == "compiled" else 1.0
 
 
 def _ours(context: Context) -> list[dict[str, Any]]:
