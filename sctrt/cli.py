@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from .errors import BundleError, DeviceError, SctrtError, VolumeError
+from .errors import BundleError, DeviceError, ReportError, SctrtError, VolumeError
 
 if TYPE_CHECKING:
     from .bundle import Bundle
@@ -836,7 +836,7 @@ def main() -> None:
     """Entry point of the command `sctrt`."""
     try:
         app()
-    except (VolumeError, BundleError) as error:
+    except (VolumeError, BundleError, ReportError) as error:
         _fail(error, REFUSED)
     except Exception as error:
         _fail(error, FAILED)

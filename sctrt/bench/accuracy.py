@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ def save_slices(
         hu: by plane, [n, height, width] HU in the body's box, before fusion.
         codes: by plane, [n, h, w] of their latents; None where other slices were seen.
     """
-    arrays = {f"{plane}-hu": one for plane, one in zip(PLANES, hu, strict=True)}
+    arrays: dict[str, Any] = {f"{plane}-hu": one for plane, one in zip(PLANES, hu, strict=True)}
     if codes is not None:
         arrays |= {f"{plane}-codes": one for plane, one in zip(PLANES, codes, strict=True)}
     np.savez(slices_file(folder, name), **arrays)

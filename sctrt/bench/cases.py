@@ -56,7 +56,7 @@ SIZES = {
     "M": Size((480, 400, 400), 1.5, "a torso in 1.5 mm"),
     "L": Size((700, 400, 400), 1.5, "a trunk in 1.5 mm"),
     "XL": Size((531, 512, 512), 1.5, "a torso in 1.5 mm, wide field of view"),
-    "tiny": Size((20, 28, 28), 8.0, "only to see that everything runs; its times mean nothing", paint_mm=12.0),
+    "tiny": Size((36, 24, 24), 8.0, "only to see that everything runs; its times mean nothing", paint_mm=12.0),
 }
 
 

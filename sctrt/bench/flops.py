@@ -25,14 +25,19 @@ class Flops:
         return self.convolutions + self.attention
 
 
-@cache
 def flops(architecture: Architecture, part: Part, height: int, width: int) -> Flops:
     """What one half of the network needs for a slice of `height` x `width` pixels."""
+    return _flops(architecture.model_dump_json(), part, height, width)
+
+
+@cache
+def _flops(architecture_json: str, part: Part, height: int, width: int) -> Flops:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from ..model.autoencoder import VQAutoencoder
 
+    architecture = Architecture.model_validate_json(architecture_json)
     f = architecture.factor
     with torch.device("meta"), torch.inference_mode():
         model = VQAutoencoder(architecture)

@@ -44,7 +44,7 @@ class Machine:
     @cached_property
     def cupy(self) -> Any:
         """CuPy; ImportError where it is not installed."""
-        import cupy
+        import cupy  # pyright: ignore[reportMissingImports]
 
         return cupy
 

@@ -54,8 +54,9 @@ def measure(request: Request, save: Save) -> None:
     planes = WAYS[request.way](bundle, request.device, request.precision, request.threads)
     load_s = time.perf_counter() - start
     once_s, whole_s = _try_out(planes, bundle, pet, view)
-    begin = facts["box_start_zyx"] if view == "field" else (0, 0, 0)
-    choice = Choice(plan.left() / whole_s, tuple(begin), tuple(facts["network_grid_zyx"]))
+    z, y, x = facts["network_grid_zyx"]
+    down, back, left = facts["box_start_zyx"] if view == "field" else (0, 0, 0)
+    choice = Choice(plan.left() / whole_s, (down, back, left), (z, y, x))
     passes: list[Pass] = []
     with DeviceMemory(request.device) as memory, Energy(request.device) as energy:
         last = 0.0

@@ -9,15 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import VolumeError
+from ..errors import ReportError
 from ..files import write_json
 
 FORMAT: Literal["sctrt-bench"] = "sctrt-bench"
 VERSION = 1
-
-
-class ReportError(VolumeError):
-    """A file that is no report of `sctrt bench`, or a damaged one."""
 
 
 class Strict(BaseModel):

@@ -33,7 +33,7 @@ def measure(request: Request, save: Save) -> None:
     case = Case(Path(request.folder))
     pet = case.pet
     start = time.perf_counter()
-    where = {"device": request.device, "precision": request.precision}
+    where: Any = {"device": request.device, "precision": request.precision}
     try:
         synthesizer = Synthesizer(request.model, runtime=request.runtime, **where)
     except EngineError as error:  # of a precision that this runtime does not have, most often

@@ -40,7 +40,7 @@ class Task:
     @property
     def rounding(self) -> float:
         """[HU]"""
-        return ROUNDING * SCALE * float(np.abs(self.slices).max())
+        return float(ROUNDING) * SCALE * float(np.abs(self.slices).max())
 
     def outputs(self, count: int, dtype: str = "float32") -> list[Array]:
         """Poisoned volumes; all ways share them, one way after the other, as they would not fit the memory."""

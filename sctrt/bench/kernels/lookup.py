@@ -64,7 +64,7 @@ class Task:
 
 
 def _nearest(latents: Array, codes: Array) -> Array:
-    total = None
+    total: Array = None
     for d in range(codes.shape[1]):
         square = latents[:, d, None] - codes[None, :, d]
         square *= square
@@ -98,7 +98,8 @@ def _tasks(n: int, k: int) -> Iterator[tuple[str, NDArray[Any], NDArray[np.float
         return rng.standard_normal(shape, np.float32)
 
     def near(codes: NDArray[np.float32], width: float | NDArray[np.float32]) -> NDArray[np.float32]:
-        return codes[rng.integers(len(codes), size=n)] + np.float32(width) * normal(n, codes.shape[1])
+        noise = np.asarray(width, np.float32) * normal(n, codes.shape[1])
+        return (codes[rng.integers(len(codes), size=n)] + noise).astype(np.float32)
 
     latents, codes = normal(n, 3), normal(k, 3)
     yield "normal", latents, codes
@@ -107,7 +108,7 @@ def _tasks(n: int, k: int) -> Iterator[tuple[str, NDArray[Any], NDArray[np.float
     yield "normal, latents x 1000", 1000 * latents, codes
     trained = bundle.load(None).codebook()[:k]
     yield "trained", near(trained, 0.1 * float(trained.std())), trained
-    clusters = normal(20, 3)[rng.integers(20, size=k)] + np.float32(1e-3) * normal(k, 3)
+    clusters = (normal(20, 3)[rng.integers(20, size=k)] + np.float32(1e-3) * normal(k, 3)).astype(np.float32)
     yield "20 clusters of width 0.001", near(clusters, 1e-3), clusters
     yield "20 clusters, normal latents", latents, clusters
     yield "each code 4 times", latents, np.tile(codes[: k // 4], (4, 1))

@@ -9,6 +9,7 @@ from typing import Any
 
 from ... import bundle as bundles
 from ...bundle import Bundle
+from ...checks import check_pet
 from ...preprocess import model_grid, network_input
 from ...volume import Volume
 from ..cases import SIZES, Case, make_pet, save_case
@@ -60,7 +61,8 @@ class Context:
         return self.cases[size]
 
     def save(self, name: str, pet: Volume, **facts: Any) -> Case:
-        """A PET as a case, with its body's box on the model's grid."""
+        """A PET as a case, with its body's box on the model's grid; VolumeError where it has too little of a body."""
+        check_pet(pet)
         manifest = self.bundle.manifest
         box = network_input(pet, manifest.spacing_mm, manifest.normaliser).grid
         whole = model_grid(pet, manifest.spacing_mm)

@@ -137,7 +137,7 @@ def _rows(
     plan: Plan,
     counts: tuple[int, ...],
 ) -> Iterator[Row]:
-    where = {"device": request.device, "precision": precision}
+    where: Any = {"device": request.device, "precision": precision}
     count = len(batches) * len(HALVES) * len(counts)
     for slices in batches:
         height, width = slices.images.shape[2:]
