@@ -109,10 +109,12 @@ def stacked(pet: Volume, times: float) -> Volume:
 
 
 def magnified(pet: Volume, times: float) -> Volume:
-    """The same samples as a body of `times` the volume."""
-    affine = pet.affine.copy()
-    affine[:3, :3] *= times ** (1 / 3)
-    return Volume(pet.array, affine, pet.unit)
+    """A body of `times` the volume in voxels of the same size."""
+    factor = times ** (1 / 3)
+    z, y, x = (max(1, round(n * factor)) for n in pet.shape)
+    matrix = np.diag([*((n / m) for n, m in zip(pet.shape[::-1], (x, y, z), strict=True)), 1.0])
+    matrix[:3, 3] = (np.diag(matrix)[:3] - 1) / 2
+    return Volume(ops.resample(pet.array, matrix, (z, y, x)), pet.affine, pet.unit)
 
 
 @dataclass(frozen=True)

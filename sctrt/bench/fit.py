@@ -26,11 +26,13 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> Exponent:
     a, b = np.asarray(x, float), np.asarray(y, float)
     if a.shape != b.shape or a.ndim != 1 or len(set(a.tolist())) < 2 or not ((a > 0).all() and (b > 0).all()):
         raise ValueError(f"expected two different positive x or more, and a positive y for each, got {x} and {y}")
-    line = stats.linregress(np.log(a), np.log(b))
-    value = float(line.slope)
+    log_x, log_y = np.log(a) - np.log(a).mean(), np.log(b) - np.log(b).mean()
+    value = float(log_x @ log_y / (log_x @ log_x))
     if len(a) < LEAST_POINTS:
         return Exponent(value=value)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(a) - 2) * line.stderr)
+    residual = log_y - value * log_x
+    error = np.sqrt(residual @ residual / (len(a) - 2) / (log_x @ log_x))  # of the slope
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(a) - 2) * error)
     return Exponent(value=value, low=value - half, high=value + half)
 
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from .. import bundle as bundles
-from .. import ops
+from .. import engines, ops
 from ..device import open_device
 from ..errors import SctrtError
 from .cases import SIZES
@@ -20,7 +20,7 @@ from .suites.common import Context
 from .work import Plan, Say
 
 # Suite -> its share of the time. Those of DEFAULT run where none is named.
-SUITES = {"kernels": 1.0, "engines": 1.5, "build": 0.5, "pipeline": 7.0, "scaling": 7.0, "roofline": 1.0}
+SUITES = {"kernels": 1.5, "engines": 1.5, "build": 0.5, "pipeline": 7.0, "scaling": 7.0, "roofline": 1.0}
 DEFAULT = ("kernels", "engines", "build", "pipeline")
 DEFAULT_MINUTES = 9.0
 DEFAULT_SIZES = {"cpu": ("body",), "cuda": ("body", "S", "M", "L", "XL")}
@@ -47,6 +47,7 @@ def run(
     """
     start = time.monotonic()
     busy = os.getloadavg()[0]
+    engines.check_device(device)
     open_device(device)
     bundle = bundles.load(model)
     chosen = tuple(suites) or DEFAULT

@@ -27,6 +27,7 @@ def rows(
     effort: Effort,
     say: Callable[[str], None],
     wanted: Callable[[Case], bool] = lambda case: True,
+    save: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
 ) -> list[dict[str, Any]]:
     """All rows. Those of the limits are measured at both ends of the run, and the better counts.
 
@@ -37,6 +38,7 @@ def rows(
         effort: that each way is timed with.
         say: told what comes next.
         wanted: which cases are run.
+        save: called after each case with all rows until then.
 
     Returns:
         As `measure` makes them, with "of_limit": the share of what the machine can do.
@@ -48,12 +50,21 @@ def rows(
                 continue
             say(f"{case.section}: {case.name}")
             found += measure(case, machine, effort)
+            save(limits + _beside(limits, found))
     limits += _limits(machine, size, effort, "at the end")
-    for row in found:
-        if "limit" in row:
-            fastest = max(r["rate"] for r in limits if r["case"].startswith(row["limit"]) and "rate" in r)
-            row["of_limit"] = row.pop("limited_rate") / fastest
-    return limits + found
+    return limits + _beside(limits, found)
+
+
+def _beside(limits: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the share that each reaches of what the machine can do."""
+    made = []
+    for row in rows:
+        one = dict(row)
+        if "limit" in one:
+            fastest = max(r["rate"] for r in limits if r["case"].startswith(one["limit"]) and "rate" in r)
+            one["of_limit"] = one.pop("limited_rate") / fastest
+        made.append(one)
+    return made
 
 
 def _limits(machine: Machine, size: str, effort: Effort, when: str) -> list[dict[str, Any]]:

@@ -67,10 +67,14 @@ def measure(request: Request, save: Save) -> None:
         try:
             if not engines.installed(runtime, kind):
                 raise EngineError(f"not installed; {engines.RUNTIMES[kind][runtime][1]}")
+            if plan.ended():
+                raise EngineError("the time was up; give more --minutes")
             share = Plan(plan.left() / (len(pairs) - i))
             for row in _rows(request, bundle, codebook, batches, device, runtime, precision, share, counts):
                 found.rows.append(row)
                 save(found)
+                if plan.ended():
+                    raise EngineError("not all sizes and batches: the time was up; give more --minutes")
         except SctrtError as error:
             found.left_out.append(LeftOut(suite="engines", case=request.case, name=name, reason=str(error)))
         device.release()

@@ -41,10 +41,15 @@ def measure(request: Request, save: Save) -> None:
             )
         return not plan.ended()
 
-    found = rows(machine, request.size, list(SECTIONS), effort, lambda line: print(line, file=sys.stderr), wanted)
-    skipped = [row for row in found if "skipped" in row]
-    timed = [_row(row, request) for row in found if "skipped" not in row]
-    save(Findings(rows=timed, left_out=[*late, *(_left_out(row) for row in skipped)]))
+    def keep(found: list[dict[str, Any]]) -> None:
+        skipped = [_left_out(row) for row in found if "skipped" in row]
+        timed = [_row(row, request) for row in found if "skipped" not in row]
+        save(Findings(rows=timed, left_out=[*late, *skipped]))
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    keep(rows(machine, request.size, list(SECTIONS), effort, say, wanted, keep))
 
 
 def _left_out(row: dict[str, Any]) -> LeftOut:

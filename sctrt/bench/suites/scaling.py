@@ -27,6 +27,9 @@ BASE_MM = 480.0  # of a case; four times as much is the length of a total-body s
 TIMES = (0.25, 1.0, 4.0, 0.5, 2.0)  # the ends first, for want of time
 BATCHES = (1, 2, 4, 8, 16)
 LEAST_POINTS = 2
+PROBE = 0.25  # of the base, which tells how long all of it takes
+LEAST_SHARE = 0.25  # that the base is cut to at most
+RUNS = 30  # of the base, that all points together cost about, with what starting them takes
 MB = 1e6
 
 Grow = Callable[[Volume, float], Volume]
@@ -37,6 +40,7 @@ def suite(context: Context, plan: Plan) -> Findings:
     case = context.case(context.sizes[0])
     pet = case.pet
     base = middle_part(pet, min(1.0, BASE_MM / (pet.shape[0] * pet.spacing[0])))
+    base = _in_time(context, plan, base)
     what = f"the middle {pet.spacing[0] * base.shape[0]:.0f} mm of {case.facts['name']}, {case.facts['what']}"
     found = Findings(cases=[facts_of(context.save("scaling", base, what=what))])
     way = default_way(context)
@@ -58,6 +62,16 @@ def suite(context: Context, plan: Plan) -> Findings:
         if len(series.points) >= LEAST_POINTS:
             found.scaling.append(series)
     return found
+
+
+def _in_time(context: Context, plan: Plan, base: Volume) -> Volume:
+    """The base, or less of it where the machine is too slow to run all points in this time."""
+    part = context.save("probe", middle_part(base, PROBE), what="to see how long all takes")
+    row, _ = _once(context, plan, part, "how long", 0.0, default_way(context))
+    if row is None:
+        return base
+    share = plan.left() / (RUNS * row.seconds.median / PROBE)
+    return base if share >= 1 else middle_part(base, max(share, LEAST_SHARE))
 
 
 def _other_precisions(context: Context, way: dict[str, Any]) -> list[dict[str, Any]]:
