@@ -70,6 +70,7 @@ EXPERIMENTS = {
     "no-frozen, photographs, bone 3": Experiment("no-frozen-bone", "photographs"),
     "enc-frozen, photographs, bone 3": Experiment("enc-frozen-bone", "photographs"),
     "no-frozen, photographs, three scales": Experiment("no-frozen-scales", "photographs"),
+    "no-frozen, photographs, codebook fixed": Experiment("no-frozen-codebook", "photographs"),
     "scratch, squared error first": Experiment("scratch-squared"),
     "scratch, mu loss": Experiment("scratch-mu"),
     "scratch, 256 codes": Experiment("scratch-256-codes"),

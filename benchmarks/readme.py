@@ -32,6 +32,24 @@ def held_out(content: dict[str, Any]) -> str:
     return "\n".join([*parts, f"`{content['command']}` at commit {content['commit']}. {content['note']}\n"])
 
 
+OURS_AND_OTHERS = ("synthetic CT", "water", "4 classes of the true CT")
+
+
+def held_out_short(content: dict[str, Any]) -> str:
+    """One row a case: ours, and two that know the true CT."""
+    columns = {
+        "MAE body [HU]": "mae_body",
+        "MAE lung [HU]": "mae_lung",
+        "MAE bone [HU]": "mae_bone",
+        "bone Dice": "bone_dice_200",
+    }
+    lines = [f"| synthetic CT / water / 4 classes | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    for case, rows in content["cases"].items():
+        cells = [" / ".join(_short(rows[name][measure]) for name in OURS_AND_OTHERS) for measure in columns.values()]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"`{content['command']}` at commit {content['commit']}. {content['note']}\n"])
+
+
 def before_after(content: dict[str, Any]) -> str:
     """The shipped weights' synthetic CTs, and those before them."""
     before = json.loads((RESULTS / "held_out_before.json").read_text())["cases"]
@@ -64,6 +82,14 @@ def speed(content: dict[str, Any]) -> str:
     for name, row in content["rows"].items():
         lines.append(f"| {name} | {row['load_s']:.1f} | {row['seconds']:.1f} | {row['peak_memory_mb']:.0f} |")
     return "\n".join([*lines, "", f"{content['summary']}\n"])
+
+
+def stages(content: dict[str, Any]) -> str:
+    """What sctrt's run of the whole body went on."""
+    seconds = content["rows"]["sctrt"]["stages_s"]
+    lines = ["| stage | seconds | share |", "| --- | ---: | ---: |"]
+    lines += [f"| {stage} | {s:.3f} | {s / seconds['total']:.1%} |" for stage, s in seconds.items()]
+    return "\n".join([*lines, "", f"`{content['command']}` at commit {content['commit']}, {content['device']}.\n"])
 
 
 def runtimes(content: dict[str, Any]) -> str:
@@ -210,11 +236,13 @@ def _made(content: dict[str, Any]) -> str:
 
 
 SECTIONS = (  # document, section, results, renderer
-    ("README.md", "held-out", "held_out.json", held_out),
+    ("README.md", "held-out-short", "held_out.json", held_out_short),
     ("README.md", "speed", "whole_body.json", speed),
-    ("README.md", "runtimes", "runtimes.json", runtimes),
-    ("README.md", "kernels", "kernels.json", kernels_table.short),
-    ("README.md", "gpu", "gpu_pipeline.json", pipeline_table.markdown),
+    ("docs/held_out.md", "held-out", "held_out.json", held_out),
+    ("docs/speed.md", "stages", "whole_body.json", stages),
+    ("docs/speed.md", "runtimes", "runtimes.json", runtimes),
+    ("docs/speed.md", "kernels", "kernels.json", kernels_table.short),
+    ("docs/speed.md", "gpu", "gpu_pipeline.json", pipeline_table.markdown),
     ("docs/model.md", "before-after", "held_out.json", before_after),
     ("docs/model.md", "pet-before-after", "corrected_pet.json", pet_tables.before_after),
     ("docs/model.md", "training", "training.json", training),
@@ -252,7 +280,9 @@ def main(
         table = render(json.loads((RESULTS / file).read_text()))
         pattern = rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)"
         old = path.read_text()
-        new = re.sub(pattern, lambda m, table=table: f"{m[1]}{table}{m[2]}", old, flags=re.DOTALL)
+        new, places = re.subn(pattern, lambda m, table=table: f"{m[1]}{table}{m[2]}", old, flags=re.DOTALL)
+        if places != 1:
+            raise SystemExit(f"{document}: expected one place for {name} between <!-- begin and end -->, got {places}")
         if new == old:
             continue
         if check:

@@ -75,6 +75,10 @@ def synthesize(
     ] = None,
     preview: Annotated[Path | None, typer.Option(help="Also draw PET, synthetic CT and spread as PNG.")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write versions, times and HU summary as JSON.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Print what the time went on, stage by stage.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Also write when each stage ran, JSON for Perfetto or chrome://tracing.")
+    ] = None,
 ) -> None:
     """NAC PET in, synthetic CT (HU) out, on the PET's own grid."""
     from .attenuation import CARNEY_2006
@@ -87,15 +91,17 @@ def synthesize(
     if vram_gb and device == "cpu":
         raise typer.BadParameter("--vram-gb is of a GPU; give --device cuda with it")
     if plan:
-        if images or preview or report:
-            raise typer.BadParameter("--plan writes nothing; leave out the outputs")
+        if images or preview or report or profile or trace:
+            raise typer.BadParameter("--plan runs and writes nothing; leave out the outputs and --profile")
         _print_plans(pet, model, device=device, precision=precision, fusion=fusion, vram_gb=vram_gb)
         return
     if not output:
         raise typer.BadParameter("expected --output (-o), where the CT goes, or --plan")
-    if len({path.absolute() for path in images}) < len(images):
+    written = [path.absolute() for path in (*images, preview, report, trace) if path]
+    if len(set(written)) < len(written):
         raise typer.BadParameter("two outputs have the same name; give each its own")
-    _check_outputs(pet, {**dict.fromkeys(images, NIFTI), preview: (".png",), report: (".json",)})
+    endings = {**dict.fromkeys(images, NIFTI), preview: (".png",), report: (".json",), trace: (".json",)}
+    _check_outputs(pet, endings)
     if kvp not in CARNEY_2006:
         raise typer.BadParameter(f"expected --kvp {', '.join(map(str, CARNEY_2006))}, got {kvp}")
     of_folds = model is not None and is_ensemble(model)
@@ -127,6 +133,10 @@ def synthesize(
         from .files import write_json
 
         write_json(report, {**result.report, "input_file": str(pet), "output_file": str(output)})
+    if trace:
+        result.timeline.save(trace)
+    if profile:
+        print(f"{result.timeline.text()}\nwithout reading the PET, opening the model and writing the outputs")
     for event in result.report["plan"]["events"]:
         _say(event)
     for warning in result.report["outside_training"]:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from . import ops
 from .errors import DeviceError, OutOfMemory
+from .timeline import Span, Timeline
 
 Array = ops.Array
 
 
 class Clock:
-    """Seconds by stage, of what the device did in it. Nothing waits before `seconds` is asked for.
+    """When the device did what, by stage. Nothing waits before `timeline` is asked for.
 
     Args:
         mark: notes the moment at which the device reaches this point of its work.
@@ -31,7 +32,9 @@ class Clock:
 
     def __init__(self, mark: Callable[[], Any], between: Callable[[Any, Any], float]) -> None:
         self._mark, self._between = mark, between
-        self._stages: list[tuple[str, Any, Any]] = []
+        self._stages: list[tuple[str, Any, Any, dict[str, str | int]]] = []
+        self._of: dict[str, str | int] = {}
+        self._origin = mark()
         self._begun = time.perf_counter()
 
     @contextmanager
@@ -41,16 +44,29 @@ class Clock:
         try:
             yield
         finally:
-            self._stages.append((name, start, self._mark()))
+            self._stages.append((name, start, self._mark(), self._of))
+
+    @contextmanager
+    def working_on(self, **of: str | int) -> Iterator[None]:
+        """Notes with the stages inside what they work on."""
+        before, self._of = self._of, of
+        try:
+            yield
+        finally:
+            self._of = before
+
+    def timeline(self) -> Timeline:
+        """All stages until now. Work on the device must have ended."""
+        wall = time.perf_counter() - self._begun
+        spans = (
+            Span(name, self._between(self._origin, start), self._between(start, end), of)
+            for name, start, end, of in self._stages
+        )
+        return Timeline(tuple(spans), wall, self._begun)
 
     def seconds(self) -> dict[str, float]:
-        """Stage -> seconds, "other" for the time of no stage, and "total". Work on the device must have ended."""
-        wall = time.perf_counter() - self._begun
-        sums: dict[str, float] = {}
-        for name, start, end in self._stages:
-            sums[name] = sums.get(name, 0.0) + self._between(start, end)
-        sums["other"] = max(0.0, wall - sum(sums.values()))
-        return {**sums, "total": sum(sums.values())}
+        """Stage -> seconds, "other" for the time of no stage, and "total"; see `timeline`."""
+        return self.timeline().seconds()
 
 
 class Host:

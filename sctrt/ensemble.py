@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .device import Host
 from .ensemble_bundle import EnsembleBundle
 from .errors import BundleError
 from .pipeline import Progress, Synthesis, Synthesizer, as_volume, hu_summary, peak_memory_mb
+from .timeline import Span, Timeline
 from .volume import Volume
 
 OF_A_MEMBER = ("runtime", "fusion", "plan")  # of its own report, kept as they are
@@ -58,15 +60,18 @@ class Ensemble:
             volume = as_volume(pet)
         cts: list[NDArray[np.float32]] = []
         reports: list[dict[str, Any]] = []
+        timelines: dict[str, Timeline] = {}
         for member in self.bundle.members:
             with clock.stage(_name(member)):
-                ct, report = self._run(member, volume, progress)
-            cts.append(ct)
-            reports.append(report)
+                array, facts, timelines[_name(member)] = self._run(member, volume, progress)
+            cts.append(array)
+            reports.append(facts)
         with clock.stage("fuse"):
             median, spread = median_and_spread(cts)
-        report = self._report(reports, median, clock.seconds())
-        return Synthesis(Volume(median, volume.affine, "HU"), Volume(spread, volume.affine, "HU"), report)
+        timeline = clock.timeline()
+        report = self._report(reports, median, timeline.seconds())
+        ct, uncertainty = (Volume(array, volume.affine, "HU") for array in (median, spread))
+        return Synthesis(ct, uncertainty, report, _with_members(timeline, timelines))
 
     def _open(self, member: Bundle) -> Synthesizer:
         synthesizer = Synthesizer(member.path, **self._options)
@@ -76,8 +81,8 @@ class Ensemble:
 
     def _run(
         self, member: Bundle, pet: Volume, progress: Progress | None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """CT [z, y, x] HU and report of one member, which is let go."""
+    ) -> tuple[NDArray[np.float32], dict[str, Any], Timeline]:
+        """CT [z, y, x] HU, report and timeline of one member, which is let go."""
 
         def tell(stage: str, done: int, total: int) -> None:
             if progress:
@@ -86,7 +91,7 @@ class Ensemble:
         synthesizer = self._open(member)
         result = synthesizer(pet, progress=tell)
         synthesizer.release()
-        return result.ct.array, result.report
+        return result.ct.array, result.report, result.timeline
 
     def _report(
         self, reports: list[dict[str, Any]], ct: NDArray[np.float32], seconds: dict[str, float]
@@ -129,6 +134,19 @@ class Ensemble:
                 for name, sentence in zip(domain.beyond(features), domain.outside(features), strict=True):
                     said.setdefault(name, sentence)
         return list(said.values())
+
+
+def _with_members(timeline: Timeline, members: dict[str, Timeline]) -> Timeline:
+    """In place of a member's span its own spans; what is before them is the opening of the member."""
+    spans: list[Span] = []
+    for span in timeline.spans:
+        if member := members.get(span.stage):
+            opening = member.begun - timeline.begun - span.begin
+            spans.append(Span("open", span.begin, opening, {"fold": span.stage}))
+            spans += member.within(timeline, span.stage)
+        else:
+            spans.append(span)
+    return replace(timeline, spans=tuple(spans))
 
 
 def _name(member: Bundle) -> str:

@@ -29,6 +29,7 @@ from .plan import GB, Grids, Network, Plan, PlanePlan, any_size, engine_size, ma
 from .planes import PLANES, Batch, Plane, slice_axis
 from .preprocess import Grid, NetworkInput, model_grid, network_input, samples_per_voxel
 from .run import Engines, Observer, Progress, Run
+from .timeline import Timeline
 from .units import BONE_ABOVE, FAT_HU, HU_AIR, LUNG_HU, SOFT_HU
 from .volume import Volume
 
@@ -50,6 +51,7 @@ class Synthesis:
         Volume  # HU, range of the three planes' predictions, or of an ensemble's members; 0 outside the body box
     )
     report: dict[str, Any]
+    timeline: Timeline  # `timeline.text()`: seconds by stage; `timeline.save("trace.json")`: a Chrome trace
 
     def mu_map(self, kvp: int = 120) -> Volume:
         """Attenuation map at 511 keV [1/cm], Carney 2006 for a tube voltage of `kvp` kV."""
@@ -149,8 +151,9 @@ class Synthesizer:
             matrix = ops.grid_matrix(volume.affine, prepared.grid.affine)
             ct = Volume(run.result(matrix, volume.shape, HU_AIR), volume.affine, "HU")
             uncertainty = Volume(run.result(matrix, volume.shape, 0.0), volume.affine, "HU")
-        seconds = clock.seconds()
-        return Synthesis(ct, uncertainty, self._report(volume, prepared, ct, seconds, plan, events))
+        timeline = clock.timeline()
+        report = self._report(volume, prepared, ct, timeline.seconds(), plan, events)
+        return Synthesis(ct, uncertainty, report, timeline)
 
     def planes(self, pet: Any, *, progress: Progress | None = None) -> PlanePredictions:
         """What the network makes of a PET in each plane, and with which codes; the fusion is left to the caller.

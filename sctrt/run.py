@@ -230,14 +230,15 @@ class Run:
 
     def _run_batch(self, network: SliceNetwork, batch: Batch) -> None:
         images, slices = network.images[: batch.count], network.slices[: batch.count]
-        with self._clock.stage("extract"):
-            self._extract(batch, images)
-        network(batch.count)
-        if self._observe:
-            self._observe(batch, network.index[: batch.count])
-        with self._clock.stage("insert"):
-            made = slices if self._volumes is self._device else self._device.get(slices)
-            ops.insert_planes(made, self._predictions[-1], batch.plane, batch.start, stream=self._volumes.stream)
+        with self._clock.working_on(plane=batch.plane, first=batch.start, slices=batch.count):
+            with self._clock.stage("extract"):
+                self._extract(batch, images)
+            network(batch.count)
+            if self._observe:
+                self._observe(batch, network.index[: batch.count])
+            with self._clock.stage("insert"):
+                made = slices if self._volumes is self._device else self._device.get(slices)
+                ops.insert_planes(made, self._predictions[-1], batch.plane, batch.start, stream=self._volumes.stream)
 
     def _extract(self, batch: Batch, images: Array) -> None:
         here = self._volumes is self._device

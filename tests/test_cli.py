@@ -299,8 +299,8 @@ def test_plan_prints_and_writes_nothing(run, pet_file, tiny_bundle, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--plan", "-o", "ct.nii.gz"), "--plan writes nothing"),
-        (("--plan", "--report", "r.json"), "--plan writes nothing"),
+        (("--plan", "-o", "ct.nii.gz"), "--plan runs and writes nothing"),
+        (("--plan", "--report", "r.json"), "--plan runs and writes nothing"),
         ((), "expected --output"),
         (("-o", "ct.nii.gz", "--vram-gb", "8"), "give --device cuda"),
     ],

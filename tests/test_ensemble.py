@@ -1,6 +1,7 @@
 """Ensembles of folds: the CT is the members' median, the uncertainty their range; what is unfit is refused."""
 
 import gc
+import itertools
 import json
 import os
 import re
@@ -35,6 +36,7 @@ from sctrt.planes import PLANES
 from test_bundle import change
 from test_cli import leftovers
 from test_layering import TRAINING_LIBRARIES, run_blocked
+from test_timeline import nested_properly
 
 FOLDS = ["fold-0", "fold-1", "fold-2"]
 
@@ -196,6 +198,22 @@ def test_the_report_tells_of_each_member(result, own, three, pet):
     assert own[0].report.keys() - report.keys() == set() and report["input"] == own[0].report["input"]
     assert report["hu"]["p1"] <= report["hu"]["p50"] <= report["hu"]["p99"]
     assert report["plan"]["events"] == [] and "not for clinical use" in report["model"]["intended_use"]
+
+
+def test_the_timeline_has_the_members_in_their_place(result):
+    timeline, members = result.timeline, {one["name"]: one for one in result.report["ensemble"]["members"]}
+    assert all(one.end <= other.begin + 1e-6 for one, other in itertools.pairwise(timeline.spans))
+    for fold, member in members.items():
+        opening, *own = (span for span in timeline.spans if span.of.get("fold") == fold)
+        assert opening.stage == "open" and opening.seconds > 0
+        sums = {stage: sum(s.seconds for s in own if s.stage == stage) for stage in ("load", "encoder", "resample")}
+        assert sums == {stage: pytest.approx(member["seconds_by_stage"][stage]) for stage in sums}
+        assert opening.seconds + sum(span.seconds for span in own) <= member["seconds"]
+    events = timeline.chrome_trace()["traceEvents"]
+    assert nested_properly(events)
+    outer = [event["name"] for event in events if event["name"] in (*FOLDS, *PLANES, "fuse")]
+    assert outer == [name for fold in FOLDS for name in (fold, *PLANES, "fuse")] + ["fuse"]
+    assert timeline.seconds()["total"] == pytest.approx(result.report["seconds"]["total"])
 
 
 def with_domain(folder, **ranges):

@@ -118,6 +118,15 @@ def test_the_ct_is_the_cpus(on_gpu, pet, expected, fusion):
     assert report["peak_device_memory_mb"] > 0.1
 
 
+def test_the_timeline_is_of_events_on_the_stream(on_gpu, pet):
+    """Of which a millisecond passes from each to the next, whatever the host does."""
+    spans = on_gpu()(pet).timeline.spans
+    assert {round(1e3 * span.seconds) for span in spans if span.stage not in ("preprocess", "engines")} == {1}
+    begins = [round(1e3 * span.begin) for span in spans]
+    assert begins == sorted(set(begins)) and begins[0] == 1
+    assert {span.of.get("plane") for span in spans} == {None, *PLANES}
+
+
 def test_three_scales_and_fine_voxels(on_gpu, stand_in_engines, scales_bundle, nac_body):
     pet = nac_body.pet((50, 83, 80), (2.0, 1.9, 3.3))
     result = Synthesizer(scales_bundle.path, device="cuda")(pet)

@@ -72,6 +72,14 @@ def test_cts_are_found_in_case_folders_or_as_files(cohort, tmp_path):
         find_cts(tmp_path / "nowhere")
 
 
+def test_cases_that_name_their_patient_are_that_patients(tmp_path):
+    for name, patient in (("one", "p"), ("two", "p"), ("three", "q")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "meta.json").write_text(json.dumps({"patient": patient, "ct": f"{name}.nii.gz"}))
+        (tmp_path / name / "ct.nii.gz").touch()
+    assert [patient_of(tmp_path / name / "ct.nii.gz") for name in ("one", "two", "three")] == ["p", "p", "q"]
+
+
 @pytest.mark.parametrize("meta", [None, "not JSON", "[1]", '{"seed": 1}', '{"ct": 3}'])
 def test_without_a_source_a_case_is_a_patient_of_its_own(tmp_path, meta):
     (tmp_path / "case").mkdir()

@@ -32,6 +32,7 @@ from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
 from sctrt.training.data import EverySlices, RandomSlices, scale_pet, take_slices, whole_case  # noqa: E402
 from sctrt.training.fitting import warm_up_and_cosine  # noqa: E402
 from sctrt.training.losses import line_errors, reconstruction_loss, tissue_weight  # noqa: E402
+from sctrt.training.recipes import load_config  # noqa: E402
 from sctrt.training.train import Machine  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -320,6 +321,18 @@ def test_a_step_moves_the_codes_alike_in_one_micro_batch_and_in_two():
         follower.follow(OneProcess(), seed=3)
         books.append(book.embedding.weight.detach())
     torch.testing.assert_close(*books)
+
+
+def test_with_a_decay_of_one_the_codes_stay():
+    torch.manual_seed(2)
+    book = Codebook(16, 3)
+    before = book.embedding.weight.detach().clone()
+    follower = CodebookFollower(book, decay=load_config("no-frozen-codebook", TrainingConfig).codebook_decay)
+    follower.go_on()
+    for seed in range(200):  # as many as leave a code that nobody uses for dead with any other decay
+        follower(torch.randn(2, 3, 8, 8))
+        follower.follow(OneProcess(), seed)
+    assert torch.equal(book.embedding.weight, before)
 
 
 def test_bone_counts_more_and_air_less():

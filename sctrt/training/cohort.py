@@ -105,13 +105,18 @@ def _from_folder(path: Path) -> tuple[list[Pair], list[str]]:
     pairs, problems = [], []
     for folder in folders:
         try:
-            pairs.append(Pair(_patient_of(folder), folder.name, folder / NAC, folder / CT))
+            pairs.append(Pair(patient_of(folder), folder.name, folder / NAC, folder / CT))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             problems.append(f"{folder / META}: {error}")
     return pairs, problems
 
 
-def _patient_of(folder: Path) -> str:
+def patient_of(folder: Path) -> str:
+    """Whose a case is: its `meta.json` names the patient, or the CT it was simulated from; else its own.
+
+    Raises:
+        ValueError, TypeError: `meta.json` is no JSON object, or names a CT by something that is no name.
+    """
     if not (folder / META).exists():
         return folder.name
     meta = json.loads((folder / META).read_bytes())

@@ -41,7 +41,7 @@ class TrainingConfig(BaseModel):
         steps=1500, learning_rate=8e-4, squared_error_steps=200, continuous_steps=800
     )
     encoder: StageConfig = StageConfig(steps=17250, learning_rate=8e-4)
-    joint: StageConfig = StageConfig(steps=15500, learning_rate=4e-4)
+    joint: StageConfig = StageConfig(steps=24000, learning_rate=4e-4)
     augmentation: Augmentation = Augmentation()
     micro_batches: int = Field(default=2, ge=1)  # a step, each of one case and one plane
     pixels: int = Field(default=12000, ge=256)  # a micro-batch, about
@@ -55,7 +55,7 @@ class TrainingConfig(BaseModel):
     mu_weight: float = Field(default=0.0, ge=0)  # of errors of mu, in water's mu, beside those of voxels
     line_weight: float = Field(default=0.2, ge=0)  # of line integrals' errors beside those of voxels
     commitment: float = Field(default=0.25, ge=0)
-    codebook_decay: float = Field(default=0.99, gt=0, lt=1)
+    codebook_decay: float = Field(default=0.99, gt=0, le=1)  # 1: once started, the codes stay as they are
     validate_every: int = Field(default=1500, ge=1)  # steps
     save_every: int = Field(default=250, ge=1)  # steps; what a killed run repeats at most
     seed: int = 0

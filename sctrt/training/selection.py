@@ -9,7 +9,6 @@ Source: arXiv 2504.07450, which compares pre-trained autoencoders by the MSE of 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from .. import bundle as bundles
 from .. import nifti
+from ..cases import CT
 from ..checks import check_ct
 from ..errors import BundleError, VolumeError
 from ..model.autoencoder import VQAutoencoder
@@ -35,6 +35,7 @@ from ..model.checkpoint import load_autoencoder
 from ..planes import PLANES, Plane, padded_size, slice_axis
 from ..preprocess import AIR_INPUT, model_grid, to_grid
 from ..units import BONE_ABOVE, HU_AIR, HU_MAX, HU_MIN, hu_to_network, network_to_hu
+from . import cohort as cohorts
 from .codebook import CodebookFollower
 
 BODY_ABOVE = -300.0  # HU; a slice without a voxel above is left out
@@ -69,14 +70,13 @@ def find_cts(folder: Path) -> list[Path]:
 
 
 def patient_of(path: Path) -> str:
-    """Whose CT it is: simulated cases of one real CT name it in their `meta.json`; else each CT is a patient's own."""
-    if path.name != "ct.nii.gz":
+    """Whose CT it is: a case's where its `meta.json` is of use (`cohort.patient_of`); else each is one of its own."""
+    if path.name != CT:
         return path.name.removesuffix(".nii.gz")
     try:
-        source = json.loads((path.parent / "meta.json").read_bytes()).get("ct")
-    except (OSError, ValueError, AttributeError):
-        source = None
-    return Path(source).name.removesuffix(".nii.gz") if isinstance(source, str) else path.parent.name
+        return cohorts.patient_of(path.parent).removesuffix(".nii.gz")
+    except (OSError, ValueError, TypeError):
+        return path.parent.name
 
 
 def load_ct(path: Path, spacing_mm: float) -> CtScan:
@@ -88,7 +88,7 @@ def load_ct(path: Path, spacing_mm: float) -> CtScan:
     volume = nifti.load(path, unit="HU")
     check_ct(volume, str(path))
     hu = to_grid(volume, model_grid(volume, spacing_mm), fill=HU_AIR).clip(HU_MIN, HU_MAX)
-    name = path.parent.name if path.name == "ct.nii.gz" else path.name.removesuffix(".nii.gz")
+    name = path.parent.name if path.name == CT else path.name.removesuffix(".nii.gz")
     return CtScan(name, patient_of(path), hu)
 
 
