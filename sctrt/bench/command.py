@@ -59,7 +59,7 @@ def compare(one: Path, other: Path, out: Console) -> None:
 
 def _show(found: Report, out: Console) -> None:
     show(tables(found), out)
-    out.print(where(found), markup=False, highlight=False)
+    out.print(where(found), markup=False, highlight=False, soft_wrap=not out.is_terminal)
     for note in found.notes:
         out.print(note, markup=False, highlight=False)
 

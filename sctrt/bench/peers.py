@@ -23,7 +23,6 @@ from .synthesis import SAMPLES
 from .work import Plan, Request, Save
 
 LEAST_TIMED = 2  # slices of each plane that a time is scaled up from
-MOST_RUNS = 30
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def measure(request: Request, save: Save) -> None:
     passes: list[Pass] = []
     with DeviceMemory(request.device) as memory, Energy(request.device) as energy:
         last = 0.0
-        while not passes or (plan.left() > last and len(passes) < MOST_RUNS):
+        while not passes or (plan.left() > last and len(passes) < request.most_runs):
             if passes:
                 passes[-1] = _without_arrays(passes[-1])
             turn = time.perf_counter()

@@ -20,7 +20,7 @@ def show(tables: Iterable[Table], console: Console) -> None:
         if console.is_terminal:
             console.print(_drawn(table))
         else:
-            print(plain(table), end="\n\n")
+            console.print(plain(table), end="\n\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _drawn(table: Table) -> Drawn:

@@ -23,7 +23,6 @@ from .report import Accuracy, Findings, LeftOut, Row, Spread
 from .work import Plan, Request, Save
 
 SAMPLES = 6  # slices of each plane that are compared
-MOST_RUNS = 30
 DEVICE_STAGES = ("extract", "encoder", "codebook", "decoder", "insert", "fuse", "resample")
 
 
@@ -42,7 +41,7 @@ def measure(request: Request, save: Save) -> None:
     seconds: list[float] = []
     stages: list[dict[str, float]] = []
     with DeviceMemory(request.device) as memory, Energy(request.device) as energy:
-        while not seconds or (plan.left() > seconds[-1] and len(seconds) < MOST_RUNS):
+        while not seconds or (plan.left() > seconds[-1] and len(seconds) < request.most_runs):
             start = time.perf_counter()
             result = synthesizer(pet)
             seconds.append(time.perf_counter() - start)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from .environment import thread_environment
 from .report import Findings, LeftOut, Strict
 
+MOST_RUNS = 30  # of one way, however much time there is
 GRACE_S = 5.0  # for a process that was told to end
 LAST_WORDS = 3  # lines of a failed process that are kept
 OVER = 1.5  # a part is stopped after so many times what it was given,
@@ -47,6 +48,7 @@ class Request(Strict):
     size: str = ""
     batches: tuple[int, ...] = ()
     time_alone: bool = False  # and not accuracy
+    most_runs: int = MOST_RUNS
 
 
 class Plan:

@@ -51,7 +51,7 @@ def measure(request: Request, save: Save) -> None:
         try:
             seconds: list[float] = []
             made: int | None = None
-            while not seconds or (len(seconds) < MOST and share.left() > seconds[-1]):
+            while not seconds or (len(seconds) < min(MOST, request.most_runs) and share.left() > seconds[-1]):
                 start = time.perf_counter()
                 made = job()
                 seconds.append(time.perf_counter() - start)

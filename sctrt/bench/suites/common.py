@@ -16,6 +16,7 @@ from ..cases import SIZES, Case, make_pet, save_case
 from ..report import CaseFacts, Findings, LeftOut
 from ..work import Plan, Request, Say, run
 
+TINY_RUNS = 2  # of a case whose times mean nothing
 LEAST_S = 2.0  # a part is not started in less time
 
 
@@ -38,7 +39,9 @@ class Context:
 
     def request(self, **of: Any) -> Request:
         model = str(self.model) if self.model else None
-        return Request(**{"device": self.device, "threads": self.threads, "seed": self.seed, "model": model, **of})
+        where = {"device": self.device, "threads": self.threads, "seed": self.seed, "model": model}
+        few = {"most_runs": TINY_RUNS} if self.sizes == ("tiny",) else {}
+        return Request(**{**where, **few, **of})
 
     def run(self, plan: Plan, **of: Any) -> Findings:
         """Does a part in a process of its own, if there is time."""

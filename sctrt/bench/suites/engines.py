@@ -27,7 +27,7 @@ from .common import Context
 
 BATCHES = (1, 4)
 SHOWN = ("axial", "coronal")  # small slices and large ones
-LEAST, MOST = 3, 30  # samples
+LEAST = 3  # samples, where so many are allowed
 SAMPLE_S = 0.4  # that a row is timed for, where there is time
 HALVES: tuple[engines.Part, ...] = ("encoder", "decoder")
 
@@ -159,7 +159,7 @@ def _rows(
             for batch in counts:
                 share = Plan(plan.left() / count)
                 count -= 1
-                outputs, seconds = _timed(engine, padded[:batch], half, bundle, device, share)
+                outputs, seconds = _timed(engine, padded[:batch], half, bundle, device, share, request.most_runs)
                 if fits and batch == max(counts):
                     accuracy = _accuracy(half, slices, outputs, codebook, bundle, precision)
                 yield Row(
@@ -193,6 +193,7 @@ def _timed(
     bundle: Bundle,
     device: Device,
     plan: Plan,
+    most: int,
 ) -> tuple[NDArray[np.float32], list[float]]:
     """What it makes, and seconds a call: on a GPU between two events on its stream."""
     with device:
@@ -211,7 +212,7 @@ def _timed(
         made = device.get(outputs).copy()
         seconds: list[float] = []
         until = time.perf_counter() + min(SAMPLE_S, plan.left())
-        while len(seconds) < LEAST or (time.perf_counter() < until and len(seconds) < MOST):
+        while len(seconds) < min(LEAST, most) or (time.perf_counter() < until and len(seconds) < most):
             seconds.append(once())
         return made, seconds
 
