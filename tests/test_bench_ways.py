@@ -198,11 +198,11 @@ def test_slices_and_cts_are_compared(tmp_path):
     accuracy.save_slices(tmp_path, "one", hu, codes)
     accuracy.save_slices(tmp_path, "two", off, [codes[0] + 1, codes[1], codes[2]])
     accuracy.save_slices(tmp_path, "three", off)
-    found = accuracy.against_reference(tmp_path, "two", "one", None)
+    found = accuracy.against_reference(tmp_path, "two", "one", "one", None)
     assert found.mean_hu == pytest.approx(1) and found.max_hu == 3
     assert (found.flipped_share, found.codes) == (pytest.approx(1 / 3), 6)
-    assert accuracy.against_reference(tmp_path, "three", "one", None).flipped_share is None
-    assert accuracy.against_reference(tmp_path, "absent", "one", None) is None
+    assert accuracy.against_reference(tmp_path, "three", "one", "one", None).flipped_share is None
+    assert accuracy.against_reference(tmp_path, "absent", "one", "one", None) is None
     ct = np.full((4, 4, 4), -1000.0, np.float32)
     other = ct.copy()
     other[0, 0, :2] = [-998, -1000]
@@ -210,7 +210,23 @@ def test_slices_and_cts_are_compared(tmp_path):
     np.save(accuracy.ct_file(tmp_path, "one"), ct)
     np.save(accuracy.ct_file(tmp_path, "two"), other)
     known = Accuracy(against="x", flipped_share=0.5)
-    assert accuracy.against_reference(tmp_path, "two", "one", known).ct_mean_hu == 2
+    assert accuracy.against_reference(tmp_path, "two", "one", "one", known).ct_mean_hu == 2
+
+
+def test_where_the_loop_made_no_whole_ct_ours_in_fp32_stands_for_it(tmp_path):
+    case = cases.Case(tmp_path)
+    near = Accuracy(against="x", mean_hu=0.001, within=True)
+    rows = [row(name="far", precision="bf16"), row(name="ours", precision="fp32", accuracy=near)]
+    ct = np.full((4, 4, 4), 10.0, np.float32)
+    for name, shift in (("far", 1.5), ("ours", 0.0)):
+        np.save(accuracy.ct_file(tmp_path, name), ct + np.float32(shift))
+    pipeline._compare_with_reference(rows, case)
+    assert (rows[0].accuracy.ct_mean_hu, rows[0].accuracy.ct_against, rows[0].accuracy.within) == (1.5, "ours", True)
+    assert rows[1].accuracy.ct_mean_hu is None and rows[1].accuracy.within
+    np.save(accuracy.ct_file(tmp_path, pipeline.REFERENCE), ct + 2)
+    pipeline._compare_with_reference(rows, case)
+    assert (rows[0].accuracy.ct_mean_hu, rows[0].accuracy.ct_against) == (0.5, pipeline.REFERENCE)
+    assert not rows[1].accuracy.within  # 2 HU from the loop, in fp32
 
 
 def test_the_ct_decides_over_single_slices():

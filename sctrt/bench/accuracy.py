@@ -54,15 +54,18 @@ def save_slices(
     np.savez(slices_file(folder, name), **arrays)
 
 
-def against_reference(folder: Path, name: str, reference: str, known: Accuracy | None) -> Accuracy | None:
-    """What is known of a way's accuracy, and what its slices and CT beside the reference's say; None if nothing is."""
+def against_reference(
+    folder: Path, name: str, reference: str, ct_reference: str, known: Accuracy | None
+) -> Accuracy | None:
+    """What is known of a way's accuracy, and what its slices and CT beside the references' say; None if nothing is."""
     found = known.model_copy() if known else Accuracy(against=ORACLE)
     mine, theirs = (slices_file(folder, of) for of in (name, reference))
     if mine.exists() and theirs.exists():
         found = found.model_copy(update=_slices(mine, theirs))
-    mine, theirs = (ct_file(folder, of) for of in (name, reference))
-    if mine.exists() and theirs.exists():
-        found = found.model_copy(update={"ct_mean_hu": mean_difference(np.load(mine), np.load(theirs))})
+    mine, theirs = (ct_file(folder, of) for of in (name, ct_reference))
+    if name != ct_reference and mine.exists() and theirs.exists():
+        far = {"ct_mean_hu": mean_difference(np.load(mine), np.load(theirs)), "ct_against": ct_reference}
+        found = found.model_copy(update=far)
     return None if found.mean_hu is None and found.ct_mean_hu is None else found
 
 

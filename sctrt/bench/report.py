@@ -47,6 +47,7 @@ class Accuracy(Strict):
     flipped_share: float | None = None  # of codes
     codes: int | None = None
     ct_mean_hu: float | None = None  # of the fused CT in the body box
+    ct_against: str | None = None  # the row whose CT it was compared with
     mismatches: int | None = None  # of a kernel, beyond float32's rounding
     max_error: float | None = None  # of a kernel, in its unit
     allowed: str | None = None  # in words

@@ -12,6 +12,7 @@ from rich.text import Text
 from .tables import Table
 
 BOLD = "**"
+MARKS = ("WRONG", "INEXACT", "BEYOND")  # of outputs that differ by more than they may
 
 
 def show(tables: Iterable[Table], console: Console) -> None:
@@ -30,7 +31,7 @@ def _drawn(table: Table) -> Drawn:
         made.add_column(heading, justify="right" if i else "left")
     for row in table.rows:
         title = row[0].startswith(BOLD)
-        style = "bold" if title else "red" if "WRONG" in row[0] or "BEYOND" in row[0] else ""
+        style = "bold" if title else "red" if any(mark in row[0] for mark in MARKS) else ""
         made.add_row(*(Text(cell.strip("*") if title else cell) for cell in row), style=style)
     return made
 

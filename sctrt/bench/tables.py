@@ -74,7 +74,8 @@ def _mark(row: Row) -> str:
     """What a reader must not miss: a wrong output, a time that was scaled up."""
     wrong = ""
     if row.wrong:
-        wrong = " WRONG" if row.must_agree else f" BEYOND {ALLOWED_REDUCED_HU:g} HU"
+        reduced = row.precision not in (None, "fp32")
+        wrong = f" BEYOND {ALLOWED_REDUCED_HU:g} HU" if reduced else " WRONG" if row.ours else " INEXACT"
     return wrong + (" *" if row.trimmed else "")
 
 

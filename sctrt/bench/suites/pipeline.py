@@ -8,7 +8,7 @@ from typing import Any
 
 from ... import engines
 from ...errors import VolumeError
-from ..accuracy import against_reference, judged
+from ..accuracy import against_reference, ct_file, judged
 from ..cases import Case, middle_part
 from ..report import Findings, LeftOut, Ratio, Row
 from ..work import Plan
@@ -135,15 +135,21 @@ def _missing(way: dict[str, Any], device: str) -> str:
 
 def _compare_with_reference(rows: list[Row], case: Case) -> None:
     """Adds to each row how far its slices and its CT lie from the plain loop's in fp32."""
-    reference = next((row for row in rows if row.name == REFERENCE), None)
-    if reference is None:
-        return
+    whole = _ct_reference(rows, case)
     for row in rows:
-        if row is reference:
+        if row.name == REFERENCE:
             continue
         other = row.name.endswith("whole field of view")  # whose normalisation and attention see more
-        found = against_reference(case.folder, row.name, reference.name, row.accuracy)
+        found = against_reference(case.folder, row.name, REFERENCE, whole, row.accuracy)
         row.accuracy = found if other or found is None else judged(found, row.precision or "")
+
+
+def _ct_reference(rows: Sequence[Row], case: Case) -> str:
+    """Whose CT the others' are compared with: the plain loop's, or where that had no time for all of it our first
+    one in fp32, whose slices agree with the loop's."""
+    if ct_file(case.folder, REFERENCE).exists():
+        return REFERENCE
+    return next((row.name for row in rows if row.must_agree and row.accuracy and row.accuracy.within), REFERENCE)
 
 
 def ratios(rows: Sequence[Row], case: str) -> list[Ratio]:
