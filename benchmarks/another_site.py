@@ -20,10 +20,10 @@ import another_site_table
 import numpy as np
 import torch
 import typer
-from timing import environment
 
 from sctrt import Synthesizer, Volume, nifti
 from sctrt.attenuation import hu_to_mu
+from sctrt.bench.environment import environment
 from sctrt.cases import CT, META, NAC, save_case, simulate_case
 from sctrt.evaluation.case import Case, evaluate
 from sctrt.evaluation.report import PHANTOM_NOTE

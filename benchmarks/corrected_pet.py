@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from timing import environment
 
 from sctrt import Synthesizer, nifti
+from sctrt.bench.environment import environment
 from sctrt.cases import ACTIVITY, CT, LABELS, NAC
 from sctrt.evaluation import pet_case, pet_figures
 from sctrt.evaluation.case import evaluate_pair

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import tensorrt_rtx
 import typer
-from timing import environment
 
 from sctrt import bundle as bundles
+from sctrt.bench.environment import environment
 from sctrt.bundle import Bundle
 from sctrt.engines.memory import workspace_bytes
 from sctrt.engines.network import fixed_network

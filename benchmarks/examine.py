@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from timing import environment
 
 from sctrt import Synthesizer, examine
+from sctrt.bench.environment import environment
 from sctrt.evaluation.report import PHANTOM_NOTE
 from sctrt.files import write_json
 from sctrt.training.simulated import make_cohort, phantom_small_cohort

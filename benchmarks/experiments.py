@@ -22,10 +22,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from timing import environment
 from voxel_mlp import VoxelMlp
 
 from sctrt import Synthesizer, Volume, nifti
+from sctrt.bench.environment import environment
 from sctrt.evaluation import report
 from sctrt.evaluation.case import evaluate
 from sctrt.files import write_json

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_parts import RUN, SEED, Part, load_model, parts
-from timing import environment, gpu_name
 
 from sctrt import engines
+from sctrt.bench.environment import environment, gpu_name
 from sctrt.files import write_json
 
 GRACE_S = 5  # for a process that was told to end

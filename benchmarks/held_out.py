@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from timing import environment
 
 from sctrt import Synthesizer, nifti
+from sctrt.bench.environment import environment
 from sctrt.evaluation import baselines, metrics, report
 from sctrt.files import write_json
 from sctrt.training.simulated import make_cohort, phantom_small_cohort

@@ -12,27 +12,17 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-import kernels_fusion
-import kernels_lookup
-import kernels_resample
-import kernels_slices
 from kernels_table import show
-from rates import VOLUME, Effort, Machine, limit_cases, measure
-from timing import BUSY, available_gb, environment, gpu_name, thread_environment
 
 from sctrt import ops
+from sctrt.bench.environment import BUSY, available_gb, environment, gpu_name, thread_environment
+from sctrt.bench.kernels import SECTIONS, rows
+from sctrt.bench.kernels.volumes import VOLUME
+from sctrt.bench.measure import Effort, Machine
 from sctrt.files import write_json
 
-SECTIONS = {
-    "lookup": kernels_lookup.cases,
-    "fusion": kernels_fusion.cases,
-    "slices": kernels_slices.cases,
-    "resample": kernels_resample.cases,
-}
 EFFORT = {"full": Effort(1.0, 5, 30), "quick": Effort(0.2, 5, 30), "tiny": Effort(0.0, 2, 2)}
-SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is the limit of arithmetic
 NEEDED_GB = {"full": 8, "quick": 3, "tiny": 0}  # free memory
 MEANING = {
     "full": "whole bodies in 1.5 mm, 50,000 latents",
@@ -58,7 +48,7 @@ def main() -> None:
         "size": arguments.size,
         "size_means": MEANING[arguments.size],
         "volume_zyx": VOLUME[arguments.size],
-        "rows": rows(machine, arguments.size, arguments.only),
+        "rows": rows(machine, arguments.size, arguments.only, EFFORT[arguments.size], _say),
     }
     show(report)
     if arguments.json:
@@ -92,28 +82,6 @@ def _pin(threads: int) -> None:
     wanted = thread_environment(threads)
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-
-
-def rows(machine: Machine, size: str, only: list[str]) -> list[dict[str, Any]]:
-    """All rows. Those of the limits are measured at both ends of the run, and the better counts."""
-    limits, found = _limits(machine, size, "at the start"), []
-    for section in only:
-        for case in SECTIONS[section](machine, size):
-            _say(f"{case.section}: {case.name}")
-            found += measure(case, machine, EFFORT[size])
-    limits += _limits(machine, size, "at the end")
-    for row in found:
-        if "limit" in row:
-            fastest = max(r["rate"] for r in limits if r["case"].startswith(row["limit"]) and "rate" in r)
-            row["of_limit"] = row.pop("limited_rate") / fastest
-    return limits + found
-
-
-def _limits(machine: Machine, size: str, when: str) -> list[dict[str, Any]]:
-    z, y, x = VOLUME[size]
-    side = 128 if size == "tiny" else SIDE[machine.device]
-    measured = [measure(case, machine, EFFORT[size]) for case in limit_cases(machine, z * y * x, side)]
-    return [{**row, "case": f"{row['case']}, {when}"} for rows in measured for row in rows]
 
 
 def _say(line: str) -> None:

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from timing import environment
 
 from sctrt import Synthesizer, engines, nifti
+from sctrt.bench.environment import environment
 from sctrt.evaluation.metrics import body_mask
 from sctrt.files import write_json
 

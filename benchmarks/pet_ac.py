@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from timing import environment
 
 from sctrt import nifti
+from sctrt.bench.environment import environment
 from sctrt.evaluation.pet_ac import Scan, pet_ac
 from sctrt.evaluation.pet_regions import find_regions
 from sctrt.evaluation.pet_report import pet_markdown

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from timing import environment
 
+from sctrt.bench.environment import environment
 from sctrt.evaluation.metrics import body_mask, dilate
 from sctrt.evaluation.pet_ac import pet_ac, reconstruct_with_maps
 from sctrt.evaluation.pet_regions import find_regions

@@ -75,10 +75,3 @@ def make_case(folder: Path, shape: tuple[int, int, int], manifest: Manifest, see
     }
     write_json(folder / "case.json", facts)
     return Case(folder)
-
-
-def spread_out(count: int, total: int) -> list[int]:
-    """`count` slices of `total`, evenly spaced, none of the ends; all of them for 0 or too many."""
-    if not 0 < count < total:
-        return list(range(total))
-    return [int((i + 0.5) * total / count) for i in range(count)]

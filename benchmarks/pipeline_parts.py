@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from flops import flops
 from pipeline_case import Case, make_case
-from rates import Effort, Machine, matrix_cases, measure
 
 from sctrt import bundle as bundles
 from sctrt import engines
+from sctrt.bench.flops import needed_flops
+from sctrt.bench.limits import matrix_cases
+from sctrt.bench.measure import Effort, Machine, measure
+from sctrt.bench.meters import DeviceMemory
 from sctrt.bundle import Architecture, Bundle
-from sctrt.planes import PLANES, padded_size
 
 Row = dict[str, Any]
 Save = Callable[[Row], None]  # called whenever there is something new, so that a part that is stopped keeps it
 
 SEED = 0
 CHECK_SHAPE = (96, 128, 128)  # whole loop and scaled-up loop are compared on a body of at most this size
-POLL_S = 0.02
 # Stages of a run that are the device's work; deciding on the body's box and checking the PET are the host's.
 DEVICE_STAGES = ("extract", "encoder", "codebook", "decoder", "insert", "fuse", "resample")
 RATES = {"full": (16384, 8, 352), "tiny": (64, 1, 16)}  # side of matrices; images and their side
@@ -85,14 +84,13 @@ def rates(part: Part, options: argparse.Namespace, save: Save) -> None:
 
 def sctrt(part: Part, options: argparse.Namespace, save: Save) -> None:
     """How far the engines lie from fp32 PyTorch; then the whole way from a PET in the host's memory to the CT there."""
-    from pipeline_parity import parity
-
     from sctrt import Synthesizer
+    from sctrt.bench.parity import parity
 
     begun = time.perf_counter()
     bundle, case = load_model(options.model), Case(options.folder)
     where = {"device": options.device, "precision": part.precision, "engine_dir": options.engine_dir}
-    save({"parity": parity(bundle, case, part.runtime, slices=options.parity_slices, **where)})
+    save({"parity": parity(bundle, case.channels, part.runtime, slices=options.parity_slices, **where)})
     pet = case.pet
     start = time.perf_counter()
     synthesizer = Synthesizer(bundle.path, runtime=part.runtime, **where)
@@ -133,22 +131,6 @@ def _summary(runs: list[Row], architecture: Architecture, report: Row) -> Row:
     return row
 
 
-def needed_flops(architecture: Architecture, half: engines.Part, grid: Sequence[int], plan: Row) -> float:
-    """Of all slices of the three planes [z, y, x], padded to the network's factor alone.
-
-    What a runtime computes on top (slices padded to an engine's size, overlaps of tiles) is not counted as work; nor
-    is, where a plane goes in tiles, the attention from tile to tile.
-    """
-    z, y, x = grid
-    work = 0.0
-    for plane, slices in zip(PLANES, (z, y, x), strict=True):
-        height, width = padded_size((z, y, x), plane, architecture.factor)
-        seen = plan[plane]["engine"] if plan[plane]["tiled"] else (height, width)
-        share = height * width / (seen[0] * seen[1])
-        work += slices * share * flops(architecture, half, *seen).total
-    return work
-
-
 def loop(part: Part, options: argparse.Namespace, save: Save) -> None:
     from pipeline_peers import plain_loop
 
@@ -184,36 +166,3 @@ RUN: dict[str, Callable[[Part, argparse.Namespace, Save], None]] = {
     "loop check": loop_check,
     "compile": compiled,
 }
-
-
-@dataclass
-class DeviceMemory:
-    """The most device memory in use inside a `with`, by the driver's own count, polled; everything on it counts."""
-
-    device: str
-    peak_mb: float | None = None  # None on the CPU
-    _ended: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def __enter__(self) -> DeviceMemory:
-        if self.device != "cpu":
-            self._thread = threading.Thread(target=self._poll, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._thread:
-            self._ended.set()
-            self._thread.join()
-
-    def _poll(self) -> None:
-        import torch
-
-        index = int(self.device.partition(":")[2] or 0)
-        least = float("inf")
-        while True:
-            free, total = torch.cuda.mem_get_info(index)
-            least = min(least, free)
-            self.peak_mb = (total - least) / 1e6
-            if self._ended.wait(POLL_S):
-                return

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pipeline_case import Case, spread_out
+from pipeline_case import Case
 
+from sctrt.bench.cases import spread_out
+from sctrt.bench.plain import Slice, torch_network, torch_slice
 from sctrt.bundle import Bundle
 from sctrt.planes import PLANES
-
-Slice = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # PET [N, C, H, W] -> CT [N, H, W], both on the host
 
 WARM_UP = 2  # calls
 MEDIAN_PART = 8  # np.median is timed on one part in so many of the volume
@@ -28,8 +28,8 @@ def plain_loop(bundle: Bundle, case: Case, device: str, precision: str, slices: 
     Args:
         precision: "fp32"; "tf32": fp32 as PyTorch has it, whose convolutions are TF32; or "fp16".
     """
-    network, dtype = _network(bundle, device, precision)
-    run = _slice_by_slice(network, dtype, device, bundle.manifest.architecture.factor, bundle.manifest.padding)
+    network, dtype = torch_network(bundle, device, precision)
+    run = torch_slice(network, dtype, device, bundle.manifest.architecture.factor, bundle.manifest.padding)
     planes = _time_planes(run, case.channels, slices, batch=1)
     network_s = sum(row["scaled_s"] for row in planes.values())
     median_s = _median_seconds(case.channels.shape[1:])
@@ -51,47 +51,13 @@ def compiled(
     """
     import torch
 
-    network, dtype = _network(bundle, device, precision)
+    network, dtype = torch_network(bundle, device, precision)
     network = network.to(memory_format=torch.channels_last)
     network.encode, network.decode = (torch.compile(half, dynamic=False) for half in (network.encode, network.decode))
     factor, padding = bundle.manifest.architecture.factor, bundle.manifest.padding
-    run = _slice_by_slice(network, dtype, device, factor, padding, torch.channels_last)
+    run = torch_slice(network, dtype, device, factor, padding, torch.channels_last)
     planes = _time_planes(run, case.channels, slices, batch, save)
     return {"batch": batch, "planes": planes, "network_s": sum(row["scaled_s"] for row in planes.values())}
-
-
-def _network(bundle: Bundle, device: str, precision: str) -> tuple[Any, Any]:
-    import torch
-
-    from sctrt.model.checkpoint import load_bundle_weights
-
-    if precision not in ("fp32", "tf32", "fp16"):
-        raise ValueError(f"expected precision fp32, tf32 or fp16, got {precision!r}")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # which is how PyTorch comes
-    dtype = torch.float16 if precision == "fp16" else torch.float32
-    return load_bundle_weights(bundle).eval().to(device, dtype), dtype
-
-
-def _slice_by_slice(
-    network: Any, dtype: Any, device: str, factor: int, padding: float, memory_format: Any = None
-) -> Slice:
-    import torch
-
-    codebook = network.quantize.embedding.weight.detach().float()
-    memory_format = memory_format or torch.contiguous_format
-
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        height, width = images.shape[2:]
-        pad = (0, -width % factor, 0, -height % factor)
-        with torch.inference_mode():
-            inputs = torch.from_numpy(images).to(device)
-            inputs = torch.nn.functional.pad(inputs, pad, value=padding).to(dtype, memory_format=memory_format)
-            latent = network.encode(inputs).float().movedim(1, 3)  # [N, h, w, D]
-            index = torch.cdist(latent.flatten(0, 2), codebook).argmin(1)
-            codes = codebook[index].view(latent.shape).movedim(3, 1).to(dtype, memory_format=memory_format)
-            return network.decode(codes)[:, 0, :height, :width].float().cpu().numpy()
-
-    return run
 
 
 def _time_planes(

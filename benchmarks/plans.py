@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from timing import commit
 
+from sctrt.bench.environment import commit
 from sctrt.bundle import Architecture
 from sctrt.files import write_json
 from sctrt.plan import Grids, Network, engine_size, gpu_plan

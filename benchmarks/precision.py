@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 import typer
 from onnx import helper, numpy_helper
-from timing import environment
 from torch import Tensor
 
 from sctrt import bundle as bundles
 from sctrt import nifti, ops
+from sctrt.bench.environment import environment
 from sctrt.bundle import Bundle
 from sctrt.engines.network import fixed_network
 from sctrt.files import write_json

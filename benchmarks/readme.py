@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import another_site_table
+import bench_table
 import kernels_table
 import pet_tables
 import pipeline_table
@@ -256,11 +257,17 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/inside.md", "lines", "examine.json", inside_lines),
     ("docs/experiments.md", "experiments", "experiments.json", experiments),
     ("docs/another_site.md", "another-site", "another_site.json", another_site_table.markdown),
+    ("docs/benchmarks.md", "bench", "bench.json", bench_table.headline),
+    ("docs/benchmarks.md", "bench-pipeline", "bench.json", bench_table.pipeline),
+    ("docs/benchmarks.md", "bench-others", "bench.json", bench_table.others),
+    ("docs/benchmarks.md", "bench-cuda", "bench_cuda.json", bench_table.pipeline),
+    ("docs/benchmarks.md", "scaling", "scaling.json", bench_table.scaling),
+    ("docs/roofline.md", "roofline", "roofline.json", bench_table.roofline),
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )
 # Where no GPU was at hand there is no file, and the document keeps its words.
-NEED_A_GPU = {"kernels_cuda.json", "gpu_pipeline.json"}
+NEED_A_GPU = {"kernels_cuda.json", "gpu_pipeline.json", "bench_cuda.json"}
 
 
 def main(

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from timing import environment
 
 from sctrt import Synthesizer, engines, nifti, ops
+from sctrt.bench.environment import environment
 from sctrt.files import write_json
 from sctrt.plan import CPU_BATCH_PIXELS
 from sctrt.planes import PLANES, batches, padded_size, slice_axis

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from timing import environment, thread_environment
+
+from sctrt.bench.environment import environment, thread_environment
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,5 +21,9 @@ class DeviceError(SctrtError):
     """The device asked for is absent, or the arrays lie on different devices."""
 
 
+class ReportError(SctrtError):
+    """A file is no report of `sctrt bench`, a damaged one, or one without what is asked of it."""
+
+
 class OutOfMemory(DeviceError):
     """The device has too little free memory for what was asked; with less at a time it may fit."""

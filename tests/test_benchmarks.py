@@ -12,9 +12,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import kernels
-import kernels_lookup
 import kernels_table
-from rates import Accuracy, Case, Effort, Machine, Way, Work, compare, measure
+
+from sctrt.bench.kernels import lookup as kernels_lookup
+from sctrt.bench.measure import Accuracy, Case, Effort, Machine, Way, Work, compare, measure
 
 EFFORT = Effort(budget_s=0.0, least=2, most=2)
 CPU = Machine("cpu", 1)
@@ -71,7 +72,7 @@ def test_the_ways_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     monkeypatch.setitem(sys.modules, "cupy", None)
     threads = torch.get_num_threads()
-    rows = kernels.rows(TensorsOnTheHost("cuda", threads), "tiny", list(kernels.SECTIONS))
+    rows = kernels.rows(TensorsOnTheHost("cuda", threads), "tiny", list(kernels.SECTIONS), EFFORT, print)
     assert {row["name"] for row in rows if "torch.compile" in row["name"] and "skipped" not in row}
     assert all("cupy" in row["name"] for row in rows if "skipped" in row)
     assert not [row for row in rows if row["ours"] and row.get("mismatches")]

@@ -19,12 +19,14 @@ import pipeline_case  # noqa: E402
 import pipeline_parts  # noqa: E402
 import pipeline_peers  # noqa: E402
 import pipeline_table  # noqa: E402
-from flops import flops  # noqa: E402
-from pipeline_parity import parity  # noqa: E402
 from pipeline_parts import Part  # noqa: E402
 
 import stand_in_tensorrt  # noqa: E402
 from sctrt import engines, gpus  # noqa: E402
+from sctrt.bench import meters, plain  # noqa: E402
+from sctrt.bench.cases import spread_out  # noqa: E402
+from sctrt.bench.flops import flops, needed_flops  # noqa: E402
+from sctrt.bench.parity import parity  # noqa: E402
 from sctrt.bundle import Architecture, load  # noqa: E402
 
 GMAC = 2e9  # operations
@@ -44,11 +46,11 @@ def test_work_of_a_volume_counts_each_slice_once():
     whole = {plane: {"tiled": False} for plane in ("axial", "coronal", "sagittal")}
     by_hand = 12 * flops(a, "encoder", 20, 32).total + 18 * flops(a, "encoder", 12, 32).total
     by_hand += 32 * flops(a, "encoder", 12, 20).total  # 18 is padded to a multiple of 4
-    assert pipeline_parts.needed_flops(a, "encoder", grid, whole) == by_hand
+    assert needed_flops(a, "encoder", grid, whole) == by_hand
     tiled = {plane: {"tiled": True, "engine": [8, 8]} for plane in whole}
     pixels = 12 * 20 * 32 + 18 * 12 * 32 + 32 * 12 * 20
     expected = pixels / 64 * flops(a, "encoder", 8, 8).total
-    assert pipeline_parts.needed_flops(a, "encoder", grid, tiled) == pytest.approx(expected)
+    assert needed_flops(a, "encoder", grid, tiled) == pytest.approx(expected)
 
 
 def test_the_body_fills_its_box(tmp_path):
@@ -60,20 +62,20 @@ def test_the_body_fills_its_box(tmp_path):
 
 @pytest.mark.parametrize("count, total", [(1, 9), (4, 9), (9, 9), (12, 9), (0, 9)])
 def test_samples_are_spread_out(count, total):
-    found = pipeline_case.spread_out(count, total)
+    found = spread_out(count, total)
     assert len(found) == len(set(found)) == (count if 0 < count < total else total)
     assert min(found) >= 0 and max(found) < total
     assert abs(np.mean(found) - (total - 1) / 2) <= 1
 
 
 def test_the_plain_loop_computes_the_network(tiny_bundle, rng):
-    network, dtype = pipeline_peers._network(tiny_bundle, "cpu", "fp32")
-    run = pipeline_peers._slice_by_slice(network, dtype, "cpu", factor=4, padding=-1.0)
+    network, dtype = plain.torch_network(tiny_bundle, "cpu", "fp32")
+    run = plain.torch_slice(network, dtype, "cpu", factor=4, padding=-1.0)
     images = rng.uniform(-1, 1, (2, 1, 18, 24)).astype(np.float32)
     padded = torch.nn.functional.pad(torch.from_numpy(images), (0, 0, 0, 2), value=-1.0)
     with torch.inference_mode():
         expected = network(padded)[:, 0, :18].numpy()
-    np.testing.assert_allclose(run(images), expected, atol=1e-5)
+    np.testing.assert_allclose(run(images)[0], expected, atol=1e-5)
 
 
 def test_planes_are_scaled_up(monkeypatch):
@@ -122,7 +124,7 @@ def test_engines_are_built_and_compared_with_pytorch(tensorrt_on_a_gpu, tiny_bun
     assert "64 x 64: 0.0" in (said := capsys.readouterr().out) and "against torch" in said
     case = pipeline_case.make_case(tmp_path, (40, 60, 64), tiny_bundle.manifest, seed=0)
     where = {"device": "cuda:0", "precision": "fp32", "engine_dir": tensorrt_on_a_gpu}
-    found = parity(tiny_bundle, case, "tensorrt-rtx", slices=2, **where)
+    found = parity(tiny_bundle, case.channels, "tensorrt-rtx", slices=2, **where)
     assert found["mean_hu"] < 0.1 and found["flipped_share"] < 0.01
     assert found["codes"] == 3 * 2 * 16 * 16  # all slices are padded to the engine's
 
@@ -139,11 +141,11 @@ def test_every_part_has_its_name_and_function():
 def test_the_most_memory_in_use_is_seen(monkeypatch):
     free = iter([(70, 100), (40, 100)])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: next(free, (90, 100)))
-    monkeypatch.setattr(pipeline_parts, "POLL_S", 0.001)
-    with pipeline_parts.DeviceMemory("cuda:1") as memory:
+    monkeypatch.setattr(meters, "POLL_S", 0.001)
+    with meters.DeviceMemory("cuda:1") as memory:
         time.sleep(0.2)
     assert memory.peak_mb == 60e-6
-    with pipeline_parts.DeviceMemory("cpu") as memory:
+    with meters.DeviceMemory("cpu") as memory:
         pass
     assert memory.peak_mb is None
 

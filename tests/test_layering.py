@@ -53,6 +53,23 @@ MAY_IMPORT = {
         *("ops", "phantom", "physics"),
     },
     "preview": {"errors", "volume", "units", "planes", "preprocess", "files", "evaluation"},
+    "bench": {
+        *(
+            "errors",
+            "units",
+            "planes",
+            "volume",
+            "files",
+            "checks",
+            "ops",
+            "bundle",
+            "device",
+            "engines",
+            "gpus",
+            "model",
+        ),
+        *("phantom", "pipeline", "preprocess"),
+    },
     "training": {
         *("errors", "units", "planes", "volume", "nifti", "files", "ops", "bundle", "preprocess", "model"),
         *("attenuation", "cases", "checks", "domain", "ensemble_bundle", "phantom", "physics", "preview"),
@@ -66,19 +83,27 @@ ONLY_FROM = {("engines", "model"): "engines/torch.py"}
 
 # Library -> the files that may import it; a name that ends in / is a folder.
 HEAVY = {
-    "torch": ("model/", "training/", "physics/", "evaluation/", "engines/torch.py"),
+    "torch": ("bench/", "model/", "training/", "physics/", "evaluation/", "engines/torch.py"),
     "lightning": ("training/",),
     "onnx": ("model/export.py", "engines/network.py"),
     "onnxscript": ("model/export.py",),
     "safetensors": ("model/",),
     "PIL": ("training/photographs.py",),
     "openvino": ("engines/openvino.py",),
-    "onnxruntime": ("engines/onnxruntime.py",),
+    "onnxruntime": ("bench/plain.py", "engines/onnxruntime.py"),
+    "monai": ("bench/plain.py", "bench/kernels/lookup.py"),
+    "faiss": ("bench/kernels/lookup.py",),
     "tensorrt": ("engines/tensorrt.py",),
     "tensorrt_rtx": ("engines/tensorrt.py",),
-    "cupy": ("device.py",),
+    "cupy": ("bench/measure.py", "device.py"),
     "pydicom": ("dicom.py", "dicom/"),
-    "matplotlib": ("preview.py", "evaluation/figures.py", "evaluation/pet_figures.py", "training/previews.py"),
+    "matplotlib": (
+        "bench/chart.py",
+        "preview.py",
+        "evaluation/figures.py",
+        "evaluation/pet_figures.py",
+        "training/previews.py",
+    ),
     "typer": ("cli.py",),
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

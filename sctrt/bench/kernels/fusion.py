@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rates import CHECKED, VOLUME, Accuracy, Array, Case, Machine, Run, Way, compare, traffic
 
-from sctrt import ops
+from ... import ops
+from ..measure import Accuracy, Array, Case, Machine, Run, Way, compare, traffic
+from .volumes import CHECKED, VOLUME
 
 SEED = 5
 SCALE, OFFSET = 2000.0, 976.0  # [-1, 1] -> [-1024, 2976] HU
@@ -39,7 +40,7 @@ class Task:
     @property
     def rounding(self) -> float:
         """[HU]"""
-        return ROUNDING * SCALE * float(np.abs(self.slices).max())
+        return float(ROUNDING) * SCALE * float(np.abs(self.slices).max())
 
     def outputs(self, count: int, dtype: str = "float32") -> list[Array]:
         """Poisoned volumes; all ways share them, one way after the other, as they would not fit the memory."""

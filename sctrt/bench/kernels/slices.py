@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rates import CHECKED, VOLUME, Accuracy, Array, Case, Machine, Run, Way, compare, traffic
 
-from sctrt import ops
-from sctrt.planes import PLANES, Plane, slice_axis
+from ... import ops
+from ...planes import PLANES, Plane, slice_axis
+from ..measure import Accuracy, Array, Case, Machine, Run, Way, compare, traffic
+from .volumes import CHECKED, VOLUME
 
 SEED = 7
 

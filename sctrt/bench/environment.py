@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]  # of a checkout; of an installed package a folder of packages
 PACKAGES = (
     *("numpy", "scipy", "openvino", "onnxruntime", "torch", "triton", "faiss-cpu", "cupy-cuda12x", "cupy-cuda13x"),
-    *("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "onnx"),
+    *("tensorrt", "tensorrt-rtx", "tensorrt-rtx-cu13", "onnx", "monai"),
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 BUSY = 0.5  # load average above which times mean little
@@ -29,8 +29,15 @@ def environment(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": commit(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
     }
+
+
+def command() -> str:
+    """What was called: `sctrt ...` or `python SCRIPT ...`."""
+    program, *arguments = sys.argv
+    name = Path(program).name
+    return " ".join(["sctrt", *arguments] if name in ("sctrt", "cli.py") else ["python", *sys.argv])
 
 
 def cpu_model() -> str:
@@ -60,8 +67,10 @@ def available_gb() -> float:
 
 
 def commit() -> str:
-    """The checked-out commit, with "+changes" where files differ from it; outside a repository $SCTRT_COMMIT."""
+    """The checked-out commit, with "+changes" where files differ from it; outside a checkout $SCTRT_COMMIT."""
     try:
+        if not (REPOSITORY / "pyproject.toml").is_file():
+            raise FileNotFoundError(REPOSITORY)  # git would look for a repository further up
         name = _git("rev-parse", "--short=12", "HEAD")
         return f"{name}+changes" if _git("status", "--porcelain", "--untracked-files=no") else name
     except (OSError, subprocess.CalledProcessError):

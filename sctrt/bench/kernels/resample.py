@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rates import VOLUME, Accuracy, Array, Case, Machine, Run, Way, compare, traffic
 
-from sctrt import ops
+from ... import ops
+from ..measure import Accuracy, Array, Case, Machine, Run, Way, compare, traffic
+from .volumes import VOLUME
 
 SEED = 11
 FINE_MM, COARSE_MM = 1.5, 4.0
@@ -79,7 +80,8 @@ def compress(values: Any) -> Any:
 
 def cases(machine: Machine, size: str) -> Iterator[Case]:
     fine = VOLUME[size]
-    coarse = tuple(max(2, round(extent * FINE_MM / COARSE_MM)) for extent in fine)
+    nz, ny, nx = (max(2, round(extent * FINE_MM / COARSE_MM)) for extent in fine)
+    coarse = (nz, ny, nx)
     fine_volume, coarse_volume = (np.random.default_rng(SEED).random(shape, np.float32) for shape in (fine, coarse))
     for turn in (TURN_DEG, 0.0):
         kind = "oblique" if turn else "aligned"
@@ -131,7 +133,7 @@ def _ways(task: Task, oblique: bool) -> list[Way]:
 
 def _ours(task: Task) -> Run:
     out = task.machine.poisoned(task.shape, "float32")
-    normaliser = {"reference": REFERENCE, "exponent": EXPONENT} if task.normalise else {}
+    normaliser: dict[str, Any] = {"reference": REFERENCE, "exponent": EXPONENT} if task.normalise else {}
     return lambda: ops.resample(task.volume, task.matrix, task.shape, fill=FILL, out=out, **normaliser)
 
 
@@ -155,7 +157,7 @@ def _scipy(task: Task, oblique: bool) -> Run:
 
 
 def _cupy(task: Task, oblique: bool) -> Run:
-    from cupyx.scipy.ndimage import affine_transform
+    from cupyx.scipy.ndimage import affine_transform  # pyright: ignore[reportMissingImports]
 
     cupy = task.machine.cupy
     matrix, offset = map(cupy.asarray, _affine(task, oblique))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rates import Accuracy, Array, Case, Machine, Run, Way, Work
 
-from sctrt import bundle, ops
+from ... import bundle, ops
+from ..measure import Accuracy, Array, Case, Machine, Run, Way, Work
 
 SEED = 3
 LATENTS = {"full": (5, 100, 100), "quick": (5, 100, 100), "tiny": (1, 10, 20)}  # n, h, w
@@ -64,7 +64,7 @@ class Task:
 
 
 def _nearest(latents: Array, codes: Array) -> Array:
-    total = None
+    total: Array = None
     for d in range(codes.shape[1]):
         square = latents[:, d, None] - codes[None, :, d]
         square *= square
@@ -98,7 +98,8 @@ def _tasks(n: int, k: int) -> Iterator[tuple[str, NDArray[Any], NDArray[np.float
         return rng.standard_normal(shape, np.float32)
 
     def near(codes: NDArray[np.float32], width: float | NDArray[np.float32]) -> NDArray[np.float32]:
-        return codes[rng.integers(len(codes), size=n)] + np.float32(width) * normal(n, codes.shape[1])
+        noise = np.asarray(width, np.float32) * normal(n, codes.shape[1])
+        return (codes[rng.integers(len(codes), size=n)] + noise).astype(np.float32)
 
     latents, codes = normal(n, 3), normal(k, 3)
     yield "normal", latents, codes
@@ -107,7 +108,7 @@ def _tasks(n: int, k: int) -> Iterator[tuple[str, NDArray[Any], NDArray[np.float
     yield "normal, latents x 1000", 1000 * latents, codes
     trained = bundle.load(None).codebook()[:k]
     yield "trained", near(trained, 0.1 * float(trained.std())), trained
-    clusters = normal(20, 3)[rng.integers(20, size=k)] + np.float32(1e-3) * normal(k, 3)
+    clusters = (normal(20, 3)[rng.integers(20, size=k)] + np.float32(1e-3) * normal(k, 3)).astype(np.float32)
     yield "20 clusters of width 0.001", near(clusters, 1e-3), clusters
     yield "20 clusters, normal latents", latents, clusters
     yield "each code 4 times", latents, np.tile(codes[: k // 4], (4, 1))
@@ -139,10 +140,12 @@ def _ways(task: Task, every: bool) -> list[Way]:
         if every:
             ways.append(_peer("torch.compile, differences", task, _torch_compiled, task.computed))
             ways.append(_peer("cupy matrix form", task, _cupy_matrix, task.computed))
+            ways.append(_peer("MONAI EMAQuantizer", task, _monai, task.computed))
         return ways
     if every:
         ways += [_peer(name, task, prepare, work) for name, prepare, work in every_peer]
         ways.append(_peer("numpy matrix form", task, _numpy_matrix, task.computed))
+        ways.append(_peer("MONAI EMAQuantizer", task, _monai, task.computed))
     ways.append(_peer("FAISS IndexFlatL2", task, _faiss, task.computed))
     ways.append(_peer("scipy cKDTree", task, _ckdtree, task.searched))
     ways.append(Way("scipy cKDTree's set-up", lambda: _ckdtree_setup(task)))
@@ -245,6 +248,22 @@ def _torch_compiled(task: Task) -> Run:
     torch = task.machine.torch
     latents, codes = _torch_arrays(task)
     nearest = torch.compile(lambda part: ((part[:, None] - codes) ** 2).sum(2).argmin(1), dynamic=False)
+    return _chunked(task, nearest, latents, torch.cat)
+
+
+def _monai(task: Task) -> Run:
+    from monai.networks.layers.vector_quantizer import EMAQuantizer
+
+    torch = task.machine.torch
+    latents, codes = _torch_arrays(task)
+    quantiser = EMAQuantizer(2, *codes.shape).to(latents.device).eval()
+    quantiser.embedding.weight.data = codes.clone()
+
+    def nearest(part: Array) -> Array:
+        """It wants [n, d, h, w], and makes a one-hot row a latent on the way."""
+        with torch.inference_mode():
+            return quantiser.quantize(part.T[None, :, :, None])[2].flatten()
+
     return _chunked(task, nearest, latents, torch.cat)
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pipeline_case import Case, spread_out
 
-from sctrt import engines, ops
-from sctrt.bundle import Bundle
-from sctrt.device import Device, open_device
-from sctrt.planes import PLANES
+from .. import engines, ops
+from ..bundle import Bundle
+from ..device import Device, open_device
+from ..planes import PLANES
+from .cases import spread_out
 
 
 def parity(
     bundle: Bundle,
-    case: Case,
+    channels: NDArray[np.float32],
     runtime: str,
     *,
     device: str,
@@ -25,13 +25,13 @@ def parity(
     engine_dir: Path | None,
     slices: int,
 ) -> dict[str, Any]:
-    """|HU difference| and flipped codes on `slices` of each plane."""
+    """|HU difference| and flipped codes on `slices` of each plane of the network's input [C, z, y, x]."""
     low, high = bundle.manifest.hu_range
     codebook = ops.Codebook(bundle.codebook())
     differences, flipped, codes = [], 0, 0
     where = open_device(device)
     for axis in range(len(PLANES)):
-        images = _images(bundle, case.channels, axis, slices)
+        images = _images(bundle, channels, axis, slices)
         options = {"device": device, "precision": precision, "engine_dir": engine_dir}
         size = engines.slice_size(bundle, runtime, *images.shape[2:], **options)
         images = _padded(images, size, bundle.manifest.padding)
@@ -95,7 +95,7 @@ def _through_torch(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     import torch
 
-    from sctrt.model.checkpoint import load_bundle_weights
+    from ..model.checkpoint import load_bundle_weights
 
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     device = device if torch.cuda.is_available() else "cpu"
