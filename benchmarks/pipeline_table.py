@@ -10,7 +10,7 @@ PEERS = ("loop ", "compile ")
 
 
 def put_together(report: dict[str, Any]) -> None:
-    """Adds to each row of ours its share of the measured matrix rates, and how many times sooner it is than its peers.
+    """Adds to each row of ours its share of the measured matrix rates, and how many times as fast it is as its peers.
 
     "total": from the PET in memory to the CT, against the loop without its preprocessing and resampling; "network":
     encoder, lookup and decoder alone.
@@ -21,7 +21,7 @@ def put_together(report: dict[str, Any]) -> None:
     for row in _ours(report).values():
         for half in ("encoder", "decoder"):
             row[half]["of_rate"] = {name: row[half]["tflops"] / rate for name, rate in rates.items()}
-        row["times_sooner"] = {
+        row["speedup"] = {
             kind: {
                 name: peer[f"{kind}_s"] / row[f"{kind}_s"]
                 for name, peer in rows.items()

@@ -1,6 +1,6 @@
-"""Writes the documents' tables from benchmarks/results/*.json, so that no number is typed.
+"""Writes the documents' tables and chart from benchmarks/results/*.json, so that no number is typed.
 
-python benchmarks/readme.py            # --check: fail if a table is not up to date
+python benchmarks/readme.py            # --check: fail if one is not up to date
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import pet_tables
 import pipeline_table
 import typer
 
+from sctrt.bench import chart
+from sctrt.bench import report as reports
 from sctrt.evaluation import html, inside, report, summary
 from sctrt.evaluation.metrics import Metrics
 
@@ -74,22 +76,6 @@ def _short(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if value < 1 else f"{value:.0f}"
-
-
-def speed(content: dict[str, Any]) -> str:
-    """One whole body, sctrt beside a plain PyTorch loop."""
-    lines = ["| | load [s] | run [s] | peak memory [MB] |", "| --- | ---: | ---: | ---: |"]
-    for name, row in content["rows"].items():
-        lines.append(f"| {name} | {row['load_s']:.1f} | {row['seconds']:.1f} | {row['peak_memory_mb']:.0f} |")
-    return "\n".join([*lines, "", f"{content['summary']}\n"])
-
-
-def stages(content: dict[str, Any]) -> str:
-    """What sctrt's run of the whole body went on."""
-    seconds = content["rows"]["sctrt"]["stages_s"]
-    lines = ["| stage | seconds | share |", "| --- | ---: | ---: |"]
-    lines += [f"| {stage} | {s:.3f} | {s / seconds['total']:.1%} |" for stage, s in seconds.items()]
-    return "\n".join([*lines, "", f"`{content['command']}` at commit {content['commit']}, {content['device']}.\n"])
 
 
 def runtimes(content: dict[str, Any]) -> str:
@@ -237,9 +223,9 @@ def _made(content: dict[str, Any]) -> str:
 
 SECTIONS = (  # document, section, results, renderer
     ("README.md", "held-out-short", "held_out.json", held_out_short),
-    ("README.md", "speed", "whole_body.json", speed),
+    ("README.md", "speed", "bench.json", bench_table.short),
     ("docs/held_out.md", "held-out", "held_out.json", held_out),
-    ("docs/speed.md", "stages", "whole_body.json", stages),
+    ("docs/speed.md", "stages", "bench.json", bench_table.stages),
     ("docs/speed.md", "runtimes", "runtimes.json", runtimes),
     ("docs/speed.md", "kernels", "kernels.json", kernels_table.short),
     ("docs/speed.md", "gpu", "gpu_pipeline.json", pipeline_table.markdown),
@@ -266,6 +252,7 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/kernels.md", "kernels", "kernels.json", kernels_table.markdown),
     ("docs/kernels.md", "kernels-cuda", "kernels_cuda.json", kernels_table.markdown),
 )
+CHART, CHART_OF = "docs/speed.svg", "bench.json"
 # Where no GPU was at hand there is no file, and the document keeps its words.
 NEED_A_GPU = {"kernels_cuda.json", "gpu_pipeline.json", "bench_cuda.json"}
 
@@ -288,6 +275,17 @@ def main(
         if check:
             raise SystemExit(f"{document}: {name} is not what benchmarks/results says; run python benchmarks/readme.py")
         path.write_text(new)
+    _chart(check)
+
+
+def _chart(check: bool) -> None:
+    """It names the numbers that it was drawn from; how it is drawn may differ from machine to machine."""
+    path, found = ROOT / CHART, reports.load(RESULTS / CHART_OF)
+    if path.exists() and chart.source(found) in path.read_text():
+        return
+    if check:
+        raise SystemExit(f"{CHART} was not drawn from {CHART_OF}; run python benchmarks/readme.py")
+    chart.draw(found, path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from sctrt.bench.report import Accuracy, Machine, Model, Report, Row, Spread
 
 times = st.floats(1e-6, 1e4)
 samples = st.lists(times, min_size=1, max_size=40)
-OPPOSITE = {"sooner": "later", "later": "sooner", "alike": "alike"}
+OPPOSITE = {"faster": "slower", "slower": "faster", "alike": "alike"}
 
 
 @given(samples)
@@ -43,20 +43,20 @@ def test_a_small_change_is_noise_however_sure(values, change):
 @given(times, st.floats(1.6, 100), st.integers(1, 50))
 def test_a_large_change_is_none(time, factor, count):
     one = Spread.of([time] * count)
-    assert verdict(one, Spread.of([time * factor] * count)) == "later"
+    assert verdict(one, Spread.of([time * factor] * count)) == "slower"
 
 
 def test_ranges_that_meet_are_alike_though_medians_differ():
     before = Spread(median=1.0, p5=0.9, p95=1.3, samples=20)
     assert verdict(before, Spread(median=1.25, p5=1.2, p95=1.4, samples=20)) == "alike"
-    assert verdict(before, Spread(median=1.45, p5=1.35, p95=1.5, samples=20)) == "later"
+    assert verdict(before, Spread(median=1.45, p5=1.35, p95=1.5, samples=20)) == "slower"
 
 
 def test_few_samples_are_trusted_less():
     def spread(time, count):
         return Spread.of([time] * count)
 
-    assert verdict(spread(1.0, 20), spread(1.15, 20)) == "later"
+    assert verdict(spread(1.0, 20), spread(1.15, 20)) == "slower"
     assert verdict(spread(1.0, 1), spread(1.15, 1)) == "alike"
 
 
@@ -142,7 +142,7 @@ def test_rows_are_compared_one_by_one():
     after = report(row(2.0, peak_memory_mb=200), row(name="b", accuracy=wrong), row(name="new"))
     found = lines(before, after)
     first, second = found["rows"]
-    assert first[3:6] == ["2.00", "later", "more: 100, 200 MB"]
+    assert first[3:6] == ["2.00", "slower", "more: 100, 200 MB"]
     assert second[4:] == ["alike", "", "WRONG"]
     assert found["in one run alone"] == [["before", "pipeline: body: gone"], ["after", "pipeline: body: new"]]
     assert found["in short"] == [["0", "1", "1", "0"]]

@@ -9,7 +9,7 @@ import pytest
 
 from sctrt.bench import report as reports
 from sctrt.bench import tables
-from sctrt.bench.chart import draw
+from sctrt.bench.chart import draw, source
 from sctrt.bench.report import Accuracy, CaseFacts, LeftOut, Report, Trim
 from sctrt.bench.show import markdown, plain
 from sctrt.errors import ReportError
@@ -90,7 +90,7 @@ def test_two_files_are_compared_with_exit_code_0(run, tmp_path):
     reports.save(tmp_path / "b.json", slower)
     code, out, said = run("bench", "--compare", tmp_path / "a.json", tmp_path / "b.json")
     assert code == 0, said
-    assert re.search(r"pipeline: body: sctrt +1 +2 +2\.00 +later +alike", out)
+    assert re.search(r"pipeline: body: sctrt +1 +2 +2\.00 +slower +alike", out)
 
 
 def test_tables_show_every_row_and_mark_what_is_wrong_or_scaled():
@@ -126,7 +126,17 @@ def test_the_chart_is_drawn(run, tmp_path, kind, start):
     assert code == 0, said
     content = (tmp_path / f"c.{kind}").read_bytes()
     assert content.startswith(start)
-    assert kind == "png" or b"bf16" in content or b"text" in content
+    assert source(whole()).encode() in content
+    assert kind == "png" or all(name in content for name in (b"loop *", b"bf16", b"9 x 8 x 7"))
+
+
+def test_charts_of_equal_reports_are_equal_and_name_their_source(tmp_path):
+    other = whole().model_copy(update={"commit": "another"})
+    for name, of in {"a": whole(), "b": whole(), "c": other}.items():
+        draw(of, tmp_path / f"{name}.svg")
+    one, same, differs = ((tmp_path / f"{name}.svg").read_text() for name in "abc")
+    assert one == same
+    assert source(whole()) in one and source(whole()) not in differs and source(other) in differs
 
 
 def test_nothing_to_draw_is_said(tmp_path):
@@ -168,3 +178,6 @@ def test_the_documents_tables_are_those_of_the_results():
     content = whole().model_dump(mode="json")
     assert "| loop * |" in module.pipeline(content)
     assert Report.model_validate(content).command in module.headline(content)
+    short = module.short(content)
+    assert "| body: sctrt" not in short and "| loop * | 3 | 3.00 | 80 | - |" in short
+    assert "bf16" not in short.split("`")[0], "its output is wrong"

@@ -48,6 +48,17 @@ def test_a_table_has_one_place(copy, times):
         readme.main(check=False)
 
 
+def test_a_chart_of_other_numbers_is_found_and_drawn_anew(copy):
+    path = copy / readme.CHART
+    readme.main(check=False)
+    good = path.read_text()
+    path.write_text(good.replace("SHA-256 of the report ", "SHA-256 of the report 0"))
+    with pytest.raises(SystemExit, match=r"docs/speed\.svg was not drawn from bench\.json"):
+        readme.main(check=True)
+    readme.main(check=False)
+    assert path.read_text() == good
+
+
 def test_every_place_has_a_table():
     places = {
         (document, line.split()[2])

@@ -8,7 +8,7 @@ from typing import Literal
 from .report import Report, Row, Spread
 from .tables import Table, number
 
-Verdict = Literal["sooner", "later", "alike"]
+Verdict = Literal["faster", "slower", "alike"]
 
 LEAST_CHANGE = 0.05  # smaller changes of a time are alike, however sure
 LEAST_MEMORY_CHANGE = 0.05
@@ -23,9 +23,9 @@ def verdict(before: Spread, after: Spread) -> Verdict:
     """
     (low_before, high_before), (low_after, high_after) = _interval(before), _interval(after)
     if low_after > high_before and after.median > before.median * (1 + LEAST_CHANGE):
-        return "later"
+        return "slower"
     if low_before > high_after and before.median > after.median * (1 + LEAST_CHANGE):
-        return "sooner"
+        return "faster"
     return "alike"
 
 
@@ -87,11 +87,11 @@ def _accuracy(before: Row, after: Row) -> str:
 
 
 def _summary(both: list[tuple[Row, Row]]) -> Table:
-    counts: dict[str, int] = {"sooner": 0, "later": 0, "alike": 0, "not compared": 0}
+    counts: dict[str, int] = {"faster": 0, "slower": 0, "alike": 0, "not compared": 0}
     for before, after in both:
         counts["not compared" if comparable(before, after) else verdict(before.seconds, after.seconds)] += 1
     caption = (
-        f"sooner, later: beyond the 5 to 95 % ranges of both, and by {LEAST_CHANGE:.0%}; "
+        f"faster, slower: beyond the 5 to 95 % ranges of both, and by {LEAST_CHANGE:.0%}; "
         f"fewer than {DOUBT[0][0]} samples are trusted less."
     )
     return Table("in short", list(counts), [[str(count) for count in counts.values()]], caption)

@@ -131,13 +131,13 @@ class CaseFacts(Strict):
 
 
 class Ratio(Strict):
-    """One of the questions that the suite answers: how many times sooner, and with how much of the memory."""
+    """One of the questions that the suite answers: how many times as fast, and with how much of the memory."""
 
     case: str
     question: str
     ours: str
     other: str
-    times_sooner: float
+    speedup: float
     memory_share: float | None = None
     mean_hu: float | None = None
     goal: float | None = None
@@ -145,7 +145,7 @@ class Ratio(Strict):
 
     @property
     def reached(self) -> bool | None:
-        return None if self.goal is None else self.times_sooner >= self.goal
+        return None if self.goal is None else self.speedup >= self.goal
 
 
 class Point(Strict):

@@ -159,8 +159,8 @@ def pipeline(report: Report, case: str) -> Table:
 
 
 def ratios(report: Report, case: str) -> Table:
-    """How many times sooner, with what share of the memory."""
-    made = Table(f"{case}: how many times sooner", ["", "sctrt", "times sooner", "asked for", "memory", "mean [HU]"])
+    """How many times as fast, with what share of the memory."""
+    made = Table(f"{case}: speed-up", ["", "sctrt", "speed-up", "asked for", "memory", "mean [HU]"])
     for one in report.ratios:
         if one.case != case:
             continue
@@ -169,7 +169,7 @@ def ratios(report: Report, case: str) -> Table:
             [
                 f"{one.question}: {one.other}{' *' if one.note else ''}",
                 one.ours,
-                f"{one.times_sooner:.2f}",
+                f"{one.speedup:.2f}",
                 goal,
                 f"{one.memory_share:.0%}" if one.memory_share is not None else "-",
                 _small(one.mean_hu),

@@ -188,7 +188,7 @@ def _ratio(case: str, question: str, mine: Row, other: Row, goal: float | None) 
         question=question,
         ours=mine.name,
         other=other.name,
-        times_sooner=other.seconds.median / mine.seconds.median,
+        speedup=other.seconds.median / mine.seconds.median,
         memory_share=memory,
         mean_hu=hu,
         goal=goal,
