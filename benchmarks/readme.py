@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import another_site_table
 import bench_table
 import kernels_table
+import numpy as np
 import pet_tables
 import pipeline_table
 import typer
@@ -100,6 +101,32 @@ def experiments(content: dict[str, Any]) -> str:
         lines.append(f"| {experiment} | {len(row['folds'])} | {' | '.join(cells)} | {row['minutes']:.0f} |")
     where = f"at commit {content['commit']}, {content['device']}, one thread, other work beside it"
     return "\n".join([*lines, "", f"{content['note']} `{content['command']}` {where}.\n"])
+
+
+PAIRED = ("MAE body [HU]", "PSNR body [dB]", "MAE lung [HU]", "MAE bone [HU]")
+BASELINE = "scratch"
+
+
+def experiments_paired(content: dict[str, Any]) -> str:
+    """Each experiment minus the baseline on the folds that both have, whose patients are the same."""
+    rows = content["experiments"]
+    of = rows[BASELINE]
+    lines = [f"| minus {BASELINE} | folds | {' | '.join(PAIRED)} |", f"| --- | ---: |{' ---: |' * len(PAIRED)}"]
+    for name, row in rows.items():
+        folds = sorted(set(row["folds"]) & set(of["folds"]))
+        if name == BASELINE or not folds:
+            continue
+        cells = []
+        for measure in PAIRED:
+            mine, theirs = (
+                [one["measures"][measure]["folds"][one["folds"].index(fold)] for fold in folds] for one in (row, of)
+            )
+            change = np.subtract(mine, theirs)
+            better = int((change > 0 if "PSNR" in measure else change < 0).sum())
+            spread = f" ± {change.std(ddof=1):.1f}" if len(folds) > 1 else ""
+            cells.append(f"{change.mean():+.1f}{spread} (better in {better})")
+        lines.append(f"| {name} | {len(folds)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{content['note']}\n"])
 
 
 def _mean_and_spread(measure: dict[str, Any]) -> str:
@@ -242,6 +269,7 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/inside.md", "fusions", "examine.json", inside_fusions),
     ("docs/inside.md", "lines", "examine.json", inside_lines),
     ("docs/experiments.md", "experiments", "experiments.json", experiments),
+    ("docs/experiments.md", "experiments-paired", "experiments.json", experiments_paired),
     ("docs/another_site.md", "another-site", "another_site.json", another_site_table.markdown),
     ("docs/benchmarks.md", "bench", "bench.json", bench_table.headline),
     ("docs/benchmarks.md", "bench-pipeline", "bench.json", bench_table.pipeline),
