@@ -6,7 +6,7 @@
 # whichever can be had. `build` and `bench` alone need only nvcc, CMake, ninja, pybind11, PyTorch, CuPy and rich.
 #
 # Usage: [PYTHON=python3] [OUT=benchmarks/results] [LIMIT=seconds] benchmarks/gpu.sh \
-#          [build|engines|test|pipeline|bench|memcheck|racecheck|initcheck|synccheck]...
+#          [build|engines|test|pipeline|bench|suite|memcheck|racecheck|initcheck|synccheck]...
 # Without arguments all of them, the most telling first. A part that fails, or hangs until its time is up, does not stop
 # the next; with LIMIT no part starts or goes on after so long. The exit status is 1 if any part failed.
 set -uo pipefail
@@ -14,13 +14,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 out=${OUT:-benchmarks/results}
 mkdir -p "$out" build
-[ $# -gt 0 ] || set -- build engines test pipeline bench memcheck racecheck initcheck synccheck
+[ $# -gt 0 ] || set -- build engines test pipeline bench suite memcheck racecheck initcheck synccheck
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 SCTRT_REQUIRE_CUDA=1
 export SCTRT_ENGINE_DIR=${SCTRT_ENGINE_DIR:-$PWD/build/engines}
 vq_f4=build/vq-f4.sctrt # random weights; as fast as trained ones
 
 # Seconds that a part may take; each command of it is ended when they are over.
-declare -A limits=([build]=180 [engines]=240 [test]=240 [pipeline]=520 [bench]=300)
+declare -A limits=([build]=180 [engines]=240 [test]=240 [pipeline]=520 [bench]=300 [suite]=560)
 ends=0
 limited() {
   local left=$((ends - SECONDS))
@@ -99,6 +99,11 @@ measure() {
   limited "$python" benchmarks/kernels.py --device cuda --json "$out/kernels_cuda.json"
 }
 
+# What sctrt bench says of this GPU, within the time that is left.
+run_suite() {
+  limited "$python" -m sctrt.cli bench --device cuda --minutes $(((ends - SECONDS) * 9 / 600)) --json "$out/bench_cuda.json"
+}
+
 run_part() {
   case $1 in
     build) build ;;
@@ -106,6 +111,7 @@ run_part() {
     test) run_tests ;;
     pipeline) time_pipeline ;;
     bench) measure ;;
+    suite) run_suite ;;
     memcheck | racecheck | initcheck | synccheck) sanitize "$1" ;;
     *)
       echo "unknown part $1: see the head of $0"

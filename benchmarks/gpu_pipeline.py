@@ -12,7 +12,6 @@ that fails, hangs or ends its process costs the others nothing, and its row says
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import signal
@@ -27,9 +26,9 @@ from pipeline_parts import RUN, SEED, Part, load_model, parts
 
 from sctrt import engines
 from sctrt.bench.environment import environment, gpu_name
+from sctrt.bench.work import end_group, how_it_ended
 from sctrt.files import write_json
 
-GRACE_S = 5  # for a process that was told to end
 LAST_WORDS = 5  # lines of a failed process that are kept
 LEAST_S = 10  # a part is not started in less time
 
@@ -127,11 +126,11 @@ def _run_part(part: Part, arguments: argparse.Namespace, folder: Path, seconds: 
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            ended = _how_it_ended(process.wait(seconds))
+            ended = how_it_ended(process.wait(seconds))
         except subprocess.TimeoutExpired:
             ended = f"stopped after {seconds:.0f} s"
         finally:
-            _end_group(process)
+            end_group(process)
     text = log.read_text(errors="replace")
     sys.stderr.write(text)
     row = json.loads(found.read_text()) if found.exists() else {}
@@ -139,23 +138,6 @@ def _run_part(part: Part, arguments: argparse.Namespace, folder: Path, seconds: 
     if ended and "failed" not in row:
         row["failed"] = "; ".join([ended, *text.strip().splitlines()[-LAST_WORDS:]])
     return row
-
-
-def _how_it_ended(code: int) -> str | None:
-    """In words; None if well."""
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
-    return f"exit status {code}" if code else None
-
-
-def _end_group(process: subprocess.Popen) -> None:
-    """Ends a process and those that it started, such as compilers."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
-            return
 
 
 def _work(arguments: argparse.Namespace) -> None:

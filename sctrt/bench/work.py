@@ -79,11 +79,11 @@ def run(request: Request, scratch: Path, say: Say) -> Findings:
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
         try:
-            ended = _how_it_ended(process.wait(limit))
+            ended = how_it_ended(process.wait(limit))
         except subprocess.TimeoutExpired:
             ended = f"stopped after {limit:.0f} s"
         finally:
-            _end_group(process)
+            end_group(process)
     found = _read(answer)
     if ended:
         last = [line for line in log.read_text(errors="replace").strip().splitlines() if line.strip()][-LAST_WORDS:]
@@ -108,14 +108,14 @@ def _read(answer: Path) -> Findings:
         return Findings()
 
 
-def _how_it_ended(code: int) -> str | None:
-    """In words; None if well."""
+def how_it_ended(code: int) -> str | None:
+    """An exit status in words; None if well."""
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     return f"exit status {code}" if code else None
 
 
-def _end_group(process: subprocess.Popen) -> None:
+def end_group(process: subprocess.Popen) -> None:
     """Ends a process and those that it started, such as compilers."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
