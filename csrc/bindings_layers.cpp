@@ -1,6 +1,8 @@
 // The network's layers: Python -> views, checks (checks.h), GIL release. Outputs and workspaces are the caller's.
 #include "bindings_layers.h"
 
+#include <algorithm>
+
 #include "checks.h"
 #include "layers.h"
 
@@ -98,6 +100,7 @@ void bind_convolve(const py::object& image_, const py::object& weights_, const p
                       accumulate,
                       sums ? sums->as<double>() : nullptr};
   const py::gil_scoped_release release;
+  if (sums) std::fill_n(c.sums, sums->shape[0] * sums->shape[1] * sums->shape[2], 0.0);
   if (winograd)
     convolve_winograd(kernels, c);
   else

@@ -31,7 +31,7 @@ struct Convolution {
   std::int64_t out_height, out_width, out_channels;
   float* out;  // [out_height, out_width, out_channels]
   bool accumulate;
-  double* sums;  // [rows, 2, out_channels], or null; added to
+  double* sums;  // [rows, 2, out_channels], or null; added to: cleared by who calls
 };
 
 // out = softmax_2(queries keys^T) values, softmax to base 2, of each position over all.

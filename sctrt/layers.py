@@ -142,8 +142,6 @@ def convolve(
         out.
     """
     scale, shift, silu = (None, None, False) if activation is None else vars(activation).values()
-    if sums is not None:
-        sums.fill(0)
     _native.convolve(
         image,
         layer.weights,
@@ -166,9 +164,9 @@ def convolve(
 
 
 def group_norm(
-    sums: NDArray[np.float64], pixels: int, weight: Floats, bias: Floats, groups: int, eps: float
-) -> tuple[Floats, Floats]:
-    """Group normalisation of an image as a scale and a shift of each channel.
+    sums: NDArray[np.float64], pixels: int, weight: Floats, bias: Floats, groups: int, eps: float, out: Floats
+) -> Floats:
+    """Fills `out` with the group normalisation of an image as a scale and a shift of each channel.
 
     Args:
         sums: of the image, which `convolve` has filled.
@@ -177,13 +175,14 @@ def group_norm(
         bias: likewise.
         groups: into which the channels are divided.
         eps: added to the variance.
+        out: [2, padded channels]: scale, shift.
 
     Returns:
-        scale and shift, [padded channels] each.
+        out.
     """
-    scale, shift = np.empty((2, sums.shape[2]), np.float32)
+    scale, shift = out
     _native.normalise(sums, pixels, weight, bias, groups, eps, scale, shift)
-    return scale, shift
+    return out
 
 
 def panel_floats(positions: int, channels: int) -> int:

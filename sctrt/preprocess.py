@@ -148,7 +148,7 @@ def occupied_slices(pet: NDArray[np.float32], reference: float, spacing: float) 
     Raises:
         VolumeError: the parts together are smaller than half a litre.
     """
-    mask = ndimage.binary_opening(smooth(pet, 1) > BOX_THRESHOLD * reference)
+    mask = opened(smooth(pet, 1) > BOX_THRESHOLD * reference)
     objects, n = ndimage.label(mask)
     sizes_ml = np.bincount(objects.ravel(), minlength=n + 1) * spacing**3 / 1000
     parts = [i for i in range(1, n + 1) if sizes_ml[i] >= MIN_PART_ML]
@@ -161,6 +161,22 @@ def occupied_slices(pet: NDArray[np.float32], reference: float, spacing: float) 
     margin = ceil(BOX_MARGIN_MM / spacing)
     z, y, x = (ndimage.binary_dilation(body.any(axis=others), iterations=margin) for others in ((1, 2), (0, 2), (0, 1)))
     return z, y, x
+
+
+def opened(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The voxels of [z, y, x] that lie in a cross of 7 which fits into the mask: SciPy's binary_opening, but fast."""
+    return _with_neighbours(_with_neighbours(mask, np.logical_and), np.logical_or)
+
+
+def _with_neighbours(mask: NDArray[np.bool_], combine: np.ufunc) -> NDArray[np.bool_]:
+    """Each voxel combined with the six beside it; outside there are none."""
+    padded, found = np.pad(mask, 1), mask.copy()
+    for axis in range(3):
+        for start in (0, 2):
+            beside = [slice(1, -1)] * 3
+            beside[axis] = slice(start, start + mask.shape[axis])
+            combine(found, padded[tuple(beside)], out=found)
+    return found
 
 
 def body_box(occupied: Occupied) -> tuple[slice, slice, slice]:

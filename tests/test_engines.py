@@ -174,6 +174,16 @@ def test_a_native_batch_is_its_slices_one_by_one(tiny_bundle, rng):
     np.testing.assert_array_equal(together, alone[::-1])
 
 
+def test_a_native_engine_goes_from_size_to_size(tiny_bundle, rng):
+    """Larger slices take other memory, smaller ones a part of it; what was made before does not show."""
+    sizes = [(24, 20), (8, 8), (40, 36), (24, 20), (20, 24)]
+    engine = engines.load(tiny_bundle, "encoder", "native")
+    for height, width in sizes:
+        images = rng.uniform(-1, 1, (2, 1, height, width)).astype(np.float32)
+        fresh = engines.load(tiny_bundle, "encoder", "native")
+        np.testing.assert_array_equal(run_encoder(engine, images, tiny_bundle), run_encoder(fresh, images, tiny_bundle))
+
+
 def test_slices_that_do_not_fit_the_native_network_are_refused_with_what_would(tiny_bundle):
     engine = engines.load(tiny_bundle, "encoder", "native")
     outputs = np.zeros((1, 3, 4, 4), np.float32)

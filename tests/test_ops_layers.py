@@ -106,9 +106,11 @@ def test_a_convolutions_sums_normalise_its_output(instructions, seed, size, kind
     layer = layers.convolution(weights, bias + mean, **options)
     height, width = (-(-extent * (2 if kind == "doubled" else 1) // layer.stride) for extent in size)
     sums = layers.sums_for(layer, height, width)
+    sums.fill(np.nan)
     made = convolved(layer, image, kind == "doubled", sums=sums, instructions=instructions)[..., :12]
     weight, shift = (rng.normal(size=12).astype(np.float32) for _ in range(2))
-    scale, offset = layers.group_norm(sums, height * width, weight, shift, 4, 1e-6)
+    out = np.full((2, 16), np.nan, np.float32)
+    scale, offset = layers.group_norm(sums, height * width, weight, shift, 4, 1e-6, out)
     np.testing.assert_array_equal(scale[12:], 0)
     np.testing.assert_array_equal(offset[12:], 0)
     normal = made.astype(np.float64) * scale[:12] + offset[:12]
@@ -278,11 +280,11 @@ def test_bf16_is_refused_where_the_cpu_has_it_not(rng):
 
 
 def test_unfit_sums_are_refused():
-    sums, weight = np.zeros((3, 2, 16)), np.ones(12, np.float32)
+    sums, weight, out = np.zeros((3, 2, 16)), np.ones(12, np.float32), np.zeros((2, 16), np.float32)
     with pytest.raises(ValueError, match="groups that divide the channels"):
-        layers.group_norm(sums, 9, weight, weight, 5, 1e-6)
+        layers.group_norm(sums, 9, weight, weight, 5, 1e-6, out)
     with pytest.raises(ValueError, match=r"bias must have the shape \(12,\) of weight"):
-        layers.group_norm(sums, 9, weight, weight[:8], 4, 1e-6)
+        layers.group_norm(sums, 9, weight, weight[:8], 4, 1e-6, out)
 
 
 def test_unfit_attention_is_refused():

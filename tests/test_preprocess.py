@@ -23,6 +23,7 @@ from sctrt.preprocess import (
     model_grid,
     network_input,
     occupied_slices,
+    opened,
     overview_level,
     smooth,
     to_grid,
@@ -275,6 +276,13 @@ def test_the_box_holds_the_body_and_little_more(nac_body, shape):
     margins = (world[inside].min(0) + nac_body.semi_axes, world[inside].max(0) - nac_body.semi_axes)
     assert np.abs(margins).max() <= 12 + 3 * 4
     assert network_input(pet, 4.0, SCALES).grid.shape == tuple(s.stop - s.start for s in box)
+
+
+@settings(max_examples=50, deadline=None)
+@given(mask=hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9)), dense=st.booleans())
+def test_opening_is_scipys(mask, dense):
+    mask = ndimage.binary_dilation(mask) if dense else mask
+    np.testing.assert_array_equal(opened(mask), ndimage.binary_opening(mask))
 
 
 def test_specks_outside_the_body_do_not_widen_the_box(nac_body):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from .report import Report, Row
 OURS, OTHERS, WRONG = "#1f6f8b", "#b0b7bd", "#c8553d"
 BAR_INCHES, EDGE_INCHES = 0.32, 1.4
 WIDTH_INCHES = 11.0
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "sctrt"}  # small, and equal files of equal reports
+STYLE: dict[Any, str] = {"svg.fonttype": "none", "svg.hashsalt": "sctrt"}  # small, and equal files of equal reports
 
 
 def draw(report: Report, path: Path) -> None:

@@ -1,16 +1,18 @@
 """Our own kernels on the CPU: the network layer by layer, from the bundle's weights; needs no package.
 
-The layers and their order are those of `sctrt.model.autoencoder`, which the ONNX files were exported from. In bf16 the
-attention multiplies in bfloat16, and so do the decoder's convolutions but the first and the last; the encoder's do not,
-for they decide the codes. Nothing is stored in bfloat16.
+The layers and their order are those of `sctrt.model.autoencoder`, which the ONNX files were exported from. In bf16 most
+layers multiply in bfloat16 (see Note [Rounded]), and nothing is stored in it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,21 @@ class Image:
     slot: int
 
 
+@dataclass
+class Program:
+    """What is called, one after the other, for slices of one size; a slice is put into `inputs` first."""
+
+    inputs: NDArray[np.float32]  # [height, width, channels]
+    calls: list[Callable[[], object]]
+    outputs: NDArray[np.float32]  # [height', width', padded channels]
+
+
 class NativeEngine:
-    """One half of the network, a slice at a time. Its memory grows to what the largest slice needs, and is kept."""
+    """One half of the network, a slice at a time.
+
+    Its calls are put together when the slices' size changes, and made again for every slice. The memory that they share
+    grows to what the largest slice needs, and is kept.
+    """
 
     try:
         version = version_of("sctrt")
@@ -58,8 +73,10 @@ class NativeEngine:
         """
         self._a, self._part, self._weights = architecture, part, weights
         self._bf16, self._instructions = bf16, instructions
-        self._convolutions = _prepared(part, weights, bf16)
+        self._convolutions = _prepared(part, weights, len(architecture.multipliers) if bf16 else 0)
         self._memory: dict[int, NDArray[np.float32]] = {}
+        self._calls: list[Callable[[], object]] = []
+        self._program: Program | None = None
 
     def workspace(self, batch: int) -> int:
         return 0
@@ -71,9 +88,15 @@ class NativeEngine:
         expected = self._output_shape(inputs.shape)
         if outputs.shape != expected:
             raise EngineError(f"expected outputs {expected} for inputs {inputs.shape}, got {outputs.shape}")
-        run = self._encode if self._part == "encoder" else self._decode
+        _, channels, *size = inputs.shape
+        if self._program is None or self._program.inputs.shape[:2] != tuple(size):
+            self._program = self._put_together(np.empty((*size, channels), np.float32))
+        program = self._program
         for given, made in zip(inputs, outputs, strict=True):
-            made[:] = run(np.ascontiguousarray(given.transpose(1, 2, 0)))[..., : len(made)].transpose(2, 0, 1)
+            program.inputs[:] = given.transpose(1, 2, 0)
+            for call in program.calls:
+                call()
+            made[:] = program.outputs[..., : len(made)].transpose(2, 0, 1)
 
     def _output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """
@@ -91,6 +114,14 @@ class NativeEngine:
             raise EngineError(f"expected inputs [N, {wanted}, H, W], got {shape}")
         return (n, made, height // f, width // f) if self._part == "encoder" else (n, made, height * f, width * f)
 
+    def _put_together(self, inputs: NDArray[np.float32]) -> Program:
+        self._program, self._calls = None, []
+        outputs = (self._encode if self._part == "encoder" else self._decode)(inputs)
+        return Program(inputs, self._calls, outputs)
+
+    def _then(self, function: Callable[..., object], *arguments: Any, **options: Any) -> None:
+        self._calls.append(partial(function, *arguments, **options))
+
     def _encode(self, slice_: NDArray[np.float32]) -> NDArray[np.float32]:
         """[height, width, input_channels] -> [height / f, width / f, padded code_dim]."""
         a = self._a
@@ -103,15 +134,19 @@ class NativeEngine:
         x = self._end("encoder", self._middle("encoder.mid", x))
         if a.adapter_channels is None:
             return x.pixels
-        latent = x.pixels[..., : a.code_dim].copy()  # that memory is used again
+        latent = np.empty((*x.pixels.shape[:2], a.code_dim), np.float32)  # for that memory is used again
+        self._then(np.copyto, latent, x.pixels[..., : a.code_dim])
         x = self._middle("adapter.mid", self._convolve("adapter.conv_in", Image(latent, np.empty(0), -1)))
-        return latent + self._end("adapter", x).pixels[..., : a.code_dim]
+        self._then(np.add, latent, self._end("adapter", x).pixels[..., : a.code_dim], out=latent)
+        return latent
 
     def _decode(self, code: NDArray[np.float32]) -> NDArray[np.float32]:
         """[h, w, code_dim] -> [h * f, w * f, padded output_channels]."""
         a = self._a
         weight, bias = self._weights["post_quant_conv.weight"], self._weights["post_quant_conv.bias"]
-        latent = code @ weight[:, :, 0, 0].T + bias
+        latent = np.empty((*code.shape[:2], len(bias)), np.float32)
+        self._then(np.matmul, code, weight[:, :, 0, 0].T, out=latent)
+        self._then(np.add, latent, bias, out=latent)
         x = self._middle("decoder.mid", self._convolve("decoder.conv_in", Image(latent, np.empty(0), -1)))
         for level in reversed(range(len(a.multipliers))):
             for block in range(a.blocks + 1):
@@ -142,13 +177,15 @@ class NativeEngine:
         panels = self._floats(-1, (layers.panel_floats(height * width, channels),))
         flat = together.pixels.reshape(height * width, -1)
         attended = out.pixels.reshape(height * width, -1)
-        layers.attend(flat, panels, attended, bf16=self._bf16, instructions=self._instructions)
+        self._then(layers.attend, flat, panels, attended, bf16=self._bf16, instructions=self._instructions)
         return self._convolve(f"{name}.proj_out", out, onto=x)
 
     def _norm(self, name: str, x: Image, *, silu: bool = True) -> Activation:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         height, width, _ = x.pixels.shape
-        scale, shift = layers.group_norm(x.sums, height * width, weight, bias, self._a.groups, GROUP_NORM_EPS)
+        out = np.empty((2, x.sums.shape[2]), np.float32)
+        self._then(layers.group_norm, x.sums, height * width, weight, bias, self._a.groups, GROUP_NORM_EPS, out)
+        scale, shift = out
         return Activation(scale, shift, silu)
 
     def _convolve(
@@ -167,7 +204,8 @@ class NativeEngine:
         shape = (height, width, len(layer.bias))
         out = onto or self._image(shape, x, *([beside] if beside else []))
         sums = layers.sums_for(layer, height, width)
-        layers.convolve(
+        self._then(
+            layers.convolve,
             layer,
             x.pixels,
             out.pixels,
@@ -180,19 +218,35 @@ class NativeEngine:
         return Image(out.pixels, sums, out.slot)
 
     def _image(self, shape: tuple[int, int, int], *live: Image) -> Image:
-        """Memory that none of the live images has; what was there before is lost."""
+        """Memory that none of the live images has; what was there is lost, when the calls are made."""
         slot = min({0, 1, 2, 3} - {image.slot for image in live})
         return Image(self._floats(slot, shape), np.empty(0), slot)
 
     def _floats(self, slot: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        count = int(np.prod(shape))
+        count = prod(shape)
         if slot not in self._memory or self._memory[slot].size < count:
             self._memory[slot] = np.empty(count, np.float32)
         return self._memory[slot][:count].reshape(shape)
 
 
-def _prepared(part: Part, weights: Weights, bf16: bool) -> dict[str, Convolution]:
-    """Every convolution of the half by its name; those of attention that are computed together as `qkv`."""
+# Note [Rounded]
+# What bfloat16 costs is mostly codes that flip. The encoder's convolutions at the latents' own size flip most of them,
+# and would save least: they stay in float32, and so does what writes the decoder's output.
+def _is_rounded(name: str, levels: int) -> bool:
+    """Whether bf16 has this convolution multiply in bfloat16."""
+    if name.startswith("decoder."):
+        return name != "decoder.conv_out"
+    return ".attn_" in name or name.startswith(tuple(f"encoder.down.{level}." for level in range(levels - 1)))
+
+
+def _prepared(part: Part, weights: Weights, rounded_levels: int) -> dict[str, Convolution]:
+    """Every convolution of the half by its name; those of attention that are computed together as `qkv`.
+
+    Args:
+        part: the half.
+        weights: of the bundle.
+        rounded_levels: levels of resolution in bf16; 0 in fp32.
+    """
     made = {}
     for name in (name.removesuffix(".weight") for name, value in weights.items() if value.ndim == 4):
         if not name.startswith((f"{part}.", "adapter." if part == "encoder" else part)):
@@ -205,7 +259,7 @@ def _prepared(part: Part, weights: Weights, bf16: bool) -> dict[str, Convolution
         if name.endswith((".q", ".k", ".v")):
             continue
         stride, pad = (2, 0) if name.endswith("downsample.conv") else (1, None)
-        rounded = bf16 and name.startswith("decoder") and name != "decoder.conv_out"
+        rounded = rounded_levels > 0 and _is_rounded(name, rounded_levels)
         first = name.endswith("conv_in")
         made[name] = layers.convolution(weight, bias, stride=stride, pad=pad, as_is=first, bf16=rounded)
         if name.endswith(".proj_out"):
