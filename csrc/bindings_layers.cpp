@@ -150,6 +150,11 @@ void bind_normalise(const py::object& sums_, std::int64_t pixels, const py::obje
              bias.as<const float>(), scale.as<float>(), shift.as<float>()});
 }
 
+void bind_set_layer_threads(int threads) {
+  if (threads < 1) throw py::value_error("expected 1 thread or more, got " + std::to_string(threads));
+  set_layer_threads(threads);
+}
+
 std::vector<std::string> layer_instructions() {
   std::vector<std::string> known;
   for (const char* name : {"avx512bf16", "avx512", "avx2", "baseline"})
@@ -165,6 +170,8 @@ void add_layers(py::module_& module) {
   module.def("normalise", bind_normalise);
   module.def("layers_multiply_bfloat16", [] { return layer_kernels("")->pairs; });
   module.def("layer_instructions", layer_instructions);
+  module.def("layer_threads", layer_threads);
+  module.def("set_layer_threads", bind_set_layer_threads);
 }
 
 }  // namespace sctrt

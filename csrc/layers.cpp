@@ -57,6 +57,20 @@ void share(std::int64_t count, std::int64_t floats, const Run& run) {
 
 }  // namespace
 
+int layer_threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+void set_layer_threads([[maybe_unused]] int threads) {
+#ifdef _OPENMP
+  omp_set_num_threads(threads);
+#endif
+}
+
 const LayerKernels* layer_kernels(const char* instructions) {
   const std::string best = cpu_instructions(), wanted = instructions;
   const bool any = wanted.empty();

@@ -83,4 +83,8 @@ void convolve(const LayerKernels&, const Convolution&);
 void attend(const LayerKernels&, const Attention&);
 void normalise(const GroupNorm&);
 
+// Threads that layers of the calling thread are shared out among.
+int layer_threads();
+void set_layer_threads(int threads);
+
 }  // namespace sctrt

@@ -38,6 +38,16 @@ def multiplies_bf16() -> bool:
     return _native.layers_multiply_bfloat16()
 
 
+def threads() -> int:
+    """That a layer called from this thread is shared out among."""
+    return _native.layer_threads()
+
+
+def use_threads(count: int) -> None:
+    """Sets `threads()` of the calling thread, and of no other; ValueError below 1."""
+    _native.set_layer_threads(count)
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A convolution's weights as the kernels read them; `convolution` makes it."""

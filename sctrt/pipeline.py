@@ -224,10 +224,11 @@ class Synthesizer:
         """The memory plan, for a runtime that fits, with its engines loaded."""
         grid = model_grid(volume, self.bundle.manifest.spacing_mm)
         size = partial(self._slice_size, prepared.grid.shape)
-        network = Network(self.bundle.manifest.architecture, self.precision, size)
         unfit = engines.unfit_for(self.device, self.precision)
         self.runtime, self.reason = engines.choose(self._asked, self.device, unfit)
         while True:
+            threads = engines.threads_with_slices(self.runtime)
+            network = Network(self.bundle.manifest.architecture, self.precision, size, threads)
             try:
                 plan = make_plan(_grids(volume, grid, prepared.grid), network, budget, planes_of(self.fusion))
                 return replace(plan, planes=tuple(self._within_engines(plane) for plane in plan.planes))

@@ -23,6 +23,9 @@ Shape = tuple[int, int, int]  # (z, y, x)
 Size = tuple[int, int]  # (height, width) [pixels]
 
 CPU_BATCH_PIXELS = 60_000  # of one engine call: larger batches are no faster on a CPU and cost memory
+# Of runtimes whose threads have slices of their own: the kernels between two calls leave threads behind that wait for
+# more work for some milliseconds, and compete with them.
+CPU_BATCH_PIXELS_A_THREAD = 160_000
 GPU_BATCH_PIXELS = 2_000_000  # a guess of what keeps a GPU busy, to be measured on one
 TILE = 256  # pixels, the size that vq-f4 was trained on
 TILE_OVERLAP = 32
@@ -125,11 +128,13 @@ class Network:
         architecture: of the bundle.
         precision: that it runs in.
         size: (height, width) of slices -> those that the engines take, at least as large.
+        threads: on a CPU, those that have slices of their own; 1: slices run one after the other.
     """
 
     architecture: Architecture
     precision: str
     size: Callable[[int, int], Size]
+    threads: int = 1
 
     def workspace(self, size: Size, batch: int) -> int:
         """Of both halves, which take turns."""
@@ -192,7 +197,12 @@ def make_plan(grids: Grids, network: Network, budget: int | None, planes: tuple[
 
 def cpu_plan(grids: Grids, network: Network, planes: tuple[Plane, ...] = PLANES) -> Plan:
     """Batches that suit a CPU's caches."""
-    whole = [_whole(plane, grids.box, network, CPU_BATCH_PIXELS) for plane in planes]
+    threads = network.threads
+    if threads == 1:
+        whole = [_whole(plane, grids.box, network, CPU_BATCH_PIXELS) for plane in planes]
+    else:
+        most = [_whole(plane, grids.box, network, CPU_BATCH_PIXELS_A_THREAD * threads) for plane in planes]
+        whole = [plan.at_most(plan.batch // threads * threads or plan.batch) for plan in most]
     return Plan(tuple(whole), "device", 0, 0, 0, None)
 
 

@@ -166,12 +166,47 @@ def test_the_native_network_is_the_architectures(name, instructions, rng):
             np.testing.assert_allclose(slices, model.decode(torch.from_numpy(latent)), atol=2e-5)
 
 
-def test_a_native_batch_is_its_slices_one_by_one(tiny_bundle, rng):
+@pytest.fixture
+def threads():
+    """Sets the threads of the layers for one test."""
+    before = layers.threads()
+    yield layers.use_threads
+    layers.use_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_a_native_batch_is_its_slices_one_by_one(tiny_bundle, rng, threads, count):
+    """However many threads there are, and so slices at once."""
+    threads(count)
     engine = engines.load(tiny_bundle, "encoder", "native")
-    images = rng.uniform(-1, 1, (3, 1, 24, 20)).astype(np.float32)
+    images = rng.uniform(-1, 1, (5, 1, 24, 20)).astype(np.float32)
     together = run_encoder(engine, images, tiny_bundle)
-    alone = [run_encoder(engine, images[i : i + 1], tiny_bundle)[0] for i in (2, 1, 0)]
+    alone = [run_encoder(engine, images[i : i + 1], tiny_bundle)[0] for i in (4, 3, 2, 1, 0)]
     np.testing.assert_array_equal(together, alone[::-1])
+    assert layers.threads() == count
+
+
+@pytest.mark.parametrize(
+    ("slices", "pixels", "count", "shares"),
+    [(4, 64, 1, [4]), (4, 64, 8, [1, 1, 1, 1]), (5, 64, 2, [3, 2]), (9, 256, 8, [3, 2, 2, 2]), (9, 1024, 8, [9])],
+)
+def test_small_native_slices_run_at_once(tiny_bundle, monkeypatch, threads, slices, pixels, count, shares):
+    """Each worker on as many threads as the others; large slices one after the other on all."""
+    monkeypatch.setattr(native, "PIXELS_A_THREAD", 128)
+    used = []
+    monkeypatch.setattr(
+        native.Worker, "__call__", lambda _, inputs, outputs, share=0: used.append((len(inputs), share))
+    )
+    threads(count)
+    engine = engines.load(tiny_bundle, "encoder", "native")
+    run_encoder(engine, np.zeros((slices, 1, pixels // 8, 8), np.float32), tiny_bundle)
+    assert sorted((n for n, _ in used), reverse=True) == shares
+    assert {share for _, share in used} == {count // len(shares) if len(shares) > 1 else 0}
+
+
+def test_a_layer_has_a_thread_at_least():
+    with pytest.raises(ValueError, match="expected 1 thread or more, got 0"):
+        layers.use_threads(0)
 
 
 def test_a_native_engine_goes_from_size_to_size(tiny_bundle, rng):

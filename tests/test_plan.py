@@ -107,3 +107,13 @@ def test_a_cpu_has_no_budget():
     assert [p.batch for p in plan.planes] == [10, 8, 7]
     assert "GB" not in plan.text()
     assert "peak_gb" not in plan.facts()
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_threads_with_slices_of_their_own_have_equally_many(threads):
+    """Of the whole body at 4 mm; where there are enough."""
+    box = (290, 80, 128)
+    alone, shared = (cpu_plan(Grids(box, box, box), Network(SMALL, "fp32", any_size, n)) for n in (1, threads))
+    for one, other in zip(alone.planes, shared.planes, strict=True):
+        assert one.engine == other.engine and one.batch <= other.batch <= other.slices
+        assert other.batch % threads == 0

@@ -66,6 +66,15 @@ class Engine(Protocol):
         ...
 
 
+def threads_with_slices(runtime: str) -> int:
+    """How many threads of a CPU a runtime gives slices of their own, where a call has enough of them."""
+    if runtime != "native":
+        return 1
+    from ..layers import threads
+
+    return threads()
+
+
 def installed(runtime: str, device: str) -> bool:
     """Whether the runtime's own package is there; a folder of type stubs in its name is not."""
     spec = importlib.util.find_spec(RUNTIMES[device][runtime][0])

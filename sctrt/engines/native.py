@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError
@@ -51,11 +52,7 @@ class Program:
 
 
 class NativeEngine:
-    """One half of the network, a slice at a time.
-
-    Its calls are put together when the slices' size changes, and made again for every slice. The memory that they share
-    grows to what the largest slice needs, and is kept.
-    """
+    """One half of the network. See Note [Slices at once]."""
 
     try:
         version = version_of("sctrt")
@@ -71,12 +68,11 @@ class NativeEngine:
             KeyError: a weight is missing.
             ValueError: one has not the shape that the others ask for.
         """
-        self._a, self._part, self._weights = architecture, part, weights
-        self._bf16, self._instructions = bf16, instructions
-        self._convolutions = _prepared(part, weights, len(architecture.multipliers) if bf16 else 0)
-        self._memory: dict[int, NDArray[np.float32]] = {}
-        self._calls: list[Callable[[], object]] = []
-        self._program: Program | None = None
+        self._a, self._part = architecture, part
+        convolutions = _prepared(part, weights, len(architecture.multipliers) if bf16 else 0)
+        self._another = partial(Worker, architecture, part, weights, convolutions, bf16, instructions)
+        self._workers: list[Worker] = []
+        self._pool: ThreadPoolExecutor | None = None
 
     def workspace(self, batch: int) -> int:
         return 0
@@ -88,15 +84,20 @@ class NativeEngine:
         expected = self._output_shape(inputs.shape)
         if outputs.shape != expected:
             raise EngineError(f"expected outputs {expected} for inputs {inputs.shape}, got {outputs.shape}")
-        _, channels, *size = inputs.shape
-        if self._program is None or self._program.inputs.shape[:2] != tuple(size):
-            self._program = self._put_together(np.empty((*size, channels), np.float32))
-        program = self._program
-        for given, made in zip(inputs, outputs, strict=True):
-            program.inputs[:] = given.transpose(1, 2, 0)
-            for call in program.calls:
-                call()
-            made[:] = program.outputs[..., : len(made)].transpose(2, 0, 1)
+        threads, pixels = layers.threads(), max(prod(inputs.shape[2:]), prod(outputs.shape[2:]))
+        at_once = max(1, min(len(inputs), threads // max(1, pixels // PIXELS_A_THREAD)))
+        self._workers += [self._another() for _ in range(at_once - len(self._workers))]
+        if at_once == 1:
+            self._workers[0](inputs, outputs)
+            return
+        self._pool = self._pool or ThreadPoolExecutor(threads)
+        parts = [slice(i, None, at_once) for i in range(at_once)]
+        runs = [
+            self._pool.submit(worker, inputs[part], outputs[part], threads // at_once)
+            for worker, part in zip(self._workers, parts, strict=False)
+        ]
+        for run in runs:
+            run.result()
 
     def _output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """
@@ -113,6 +114,49 @@ class NativeEngine:
         if channels != wanted:
             raise EngineError(f"expected inputs [N, {wanted}, H, W], got {shape}")
         return (n, made, height // f, width // f) if self._part == "encoder" else (n, made, height * f, width * f)
+
+
+# Note [Slices at once]
+# The layers of a small slice have too few rows to keep several threads busy, and each layer ends with the slowest of
+# them. So small slices run at once, each on threads of its own, and only large ones one after the other on all threads.
+PIXELS_A_THREAD = 18_000
+
+
+class Worker:
+    """Runs slices one after the other.
+
+    Its calls are put together when the slices' size changes, and made again for every slice. The memory that they share
+    grows to what the largest slice needs, and is kept.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        part: Part,
+        weights: Weights,
+        convolutions: dict[str, Convolution],
+        bf16: bool,
+        instructions: str,
+    ) -> None:
+        self._a, self._part, self._weights, self._convolutions = architecture, part, weights, convolutions
+        self._bf16, self._instructions = bf16, instructions
+        self._memory: dict[int, NDArray[np.float32]] = {}
+        self._calls: list[Callable[[], object]] = []
+        self._program: Program | None = None
+
+    def __call__(self, inputs: NDArray[np.float32], outputs: NDArray[np.float32], threads: int = 0) -> None:
+        """Fills `outputs` [N, C', H', W'] from `inputs` [N, C, H, W]; on `threads` from now on, if that is given."""
+        if threads:
+            layers.use_threads(threads)
+        _, channels, *size = inputs.shape
+        if self._program is None or self._program.inputs.shape[:2] != tuple(size):
+            self._program = self._put_together(np.empty((*size, channels), np.float32))
+        program = self._program
+        for given, made in zip(inputs, outputs, strict=True):
+            program.inputs[:] = given.transpose(1, 2, 0)
+            for call in program.calls:
+                call()
+            made[:] = program.outputs[..., : len(made)].transpose(2, 0, 1)
 
     def _put_together(self, inputs: NDArray[np.float32]) -> Program:
         self._program, self._calls = None, []
