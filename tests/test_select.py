@@ -206,7 +206,7 @@ def test_fine_tuning_tunes_all_layers_and_leaves_the_candidate_alone():
 
 
 def test_candidates_are_ranked_and_those_that_failed_are_listed(shipped, published, cohort, tmp_path, run, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(b"no checkpoint")
     candidates = [broken, shipped.path, published]
