@@ -42,7 +42,9 @@ def _short(report: Report, case: CaseFacts) -> Table:
                 "-" if far is None else f"{far:.2g}",
             ]
         )
-    scaled = "*: not all slices were run; scaled up. " if any(row.trimmed for row in rows) else ""
+    scaled = (
+        "*: not all slices were run; the time is scaled up, memory is not. " if any(row.trimmed for row in rows) else ""
+    )
     hu = "HU: mean difference of the CT from the PyTorch loop's in fp32."
     return Table("", headings, lines, f"{scaled}{hu}")
 

@@ -153,7 +153,9 @@ def pipeline(report: Report, case: str) -> Table:
         made.rows.append([row.name + _mark(row), *cells])
     notes = []
     if trimmed := next((row.trimmed for row in rows if row.trimmed), None):
-        notes.append(f"*: not all slices were run (of one way {trimmed.timed} of {trimmed.of}); scaled up.")
+        notes.append(
+            f"*: not all slices were run (of one way {trimmed.timed} of {trimmed.of}); scaled up, but for memory."
+        )
     notes.append("HU: mean difference from the PyTorch loop in fp32, of the fused CT and of slices before fusion.")
     return Table(made.title, made.headings, made.rows, " ".join(notes))
 
