@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -202,6 +203,24 @@ def test_small_native_slices_run_at_once(tiny_bundle, monkeypatch, threads, slic
     run_encoder(engine, np.zeros((slices, 1, pixels // 8, 8), np.float32), tiny_bundle)
     assert sorted((n for n, _ in used), reverse=True) == shares
     assert {share for _, share in used} == {count // len(shares) if len(shares) > 1 else 0}
+
+
+def test_a_slice_that_fails_is_said_when_all_have_ended(tiny_bundle, monkeypatch, threads):
+    ended = []
+
+    def run(worker, inputs, outputs, share):
+        if not inputs[0].any():
+            raise MemoryError("none left")
+        time.sleep(0.1)
+        ended.append(len(inputs))
+
+    monkeypatch.setattr(native.Worker, "__call__", run)
+    threads(2)
+    images = np.ones((4, 1, 8, 8), np.float32)
+    images[0] = 0
+    with pytest.raises(MemoryError, match="none left"):
+        run_encoder(engines.load(tiny_bundle, "encoder", "native"), images, tiny_bundle)
+    assert ended == [2]
 
 
 def test_a_layer_has_a_thread_at_least():

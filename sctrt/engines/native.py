@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError
@@ -96,6 +96,7 @@ class NativeEngine:
             self._pool.submit(worker, inputs[part], outputs[part], threads // at_once)
             for worker, part in zip(self._workers, parts, strict=False)
         ]
+        wait(runs)  # also if one of them fails: the arrays are the caller's
         for run in runs:
             run.result()
 
