@@ -169,6 +169,13 @@ class NacBody:
         hu = np.select([ratio > 2, ratio > 0.75, ratio > 0.3], [400.0, 40.0, -750.0], -1000.0).astype(np.float32)
         return Volume(hu, pet.affine, "HU")
 
+    def save_case(self, folder, pet):
+        """A case folder as `sctrt train` takes it: the PET, and the CT on its grid."""
+        folder.mkdir(parents=True)
+        pet.save(folder / "nac.nii.gz")
+        self.ct(pet).save(folder / "ct.nii.gz")
+        return pet
+
 
 @pytest.fixture(scope="session")
 def nac_body():

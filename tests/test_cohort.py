@@ -25,20 +25,12 @@ from sctrt.training.cohort import CohortError, list_pairs, read_cohort
 SPACING = 4.0
 
 
-def save_pair(folder, nac_body, shape=(20, 40, 40)):
-    folder.mkdir(parents=True)
-    pet = nac_body.pet(shape)
-    pet.save(folder / "nac.nii.gz")
-    nac_body.ct(pet).save(folder / "ct.nii.gz")
-    return pet
-
-
 @pytest.fixture(scope="module")
 def made(nac_body, tmp_path_factory):
     """Three whole cases; not to be changed."""
     folder = tmp_path_factory.mktemp("cohorts") / "whole"
     for name, shape in (("a", (20, 40, 40)), ("b", (22, 40, 38)), ("c", (20, 38, 42))):
-        save_pair(folder / name, nac_body, shape)
+        nac_body.save_case(folder / name, nac_body.pet(shape))
     return folder
 
 
@@ -154,7 +146,7 @@ def spoil(volume, **changes):
 
 def test_everything_wrong_is_listed_at_once(cohort, nac_body, tmp_path):
     for i, name in enumerate(("no-ct", "shifted", "nan", "empty", "truncated", "pet-as-ct")):
-        save_pair(cohort / name, nac_body, (24 + i, 40, 40))
+        nac_body.save_case(cohort / name, nac_body.pet((24 + i, 40, 40)))
     (cohort / "no-ct" / "ct.nii.gz").unlink()
     ct = nifti.load(cohort / "shifted" / "ct.nii.gz", unit="HU")
     far = ct.affine.copy()
@@ -204,7 +196,7 @@ def test_a_copy_of_a_pet_is_listed(cohort, tmp_path):
 
 
 def test_a_copy_of_a_ct_is_listed(cohort, nac_body, tmp_path):
-    save_pair(cohort / "d", nac_body, (24, 42, 40))
+    nac_body.save_case(cohort / "d", nac_body.pet((24, 42, 40)))
     shutil.copy(cohort / "d" / "ct.nii.gz", cohort / "a" / "ct.nii.gz")
     (problem,) = problems_of(cohort, tmp_path)
     assert "ct.nii.gz of patient d is the same as" in problem and "of patient a" in problem
@@ -316,7 +308,7 @@ def test_a_case_depends_on_no_other_case(cohort, nac_body, tmp_path):
     alone = table(cohort, "a.csv", [row("a")])
     (one,) = cache_cohort(alone, tmp_path / "alone", SPACING)
     shutil.rmtree(cohort / "b")
-    save_pair(cohort / "b", nac_body, (30, 44, 44))
+    nac_body.save_case(cohort / "b", nac_body.pet((30, 44, 44)))
     other = next(c for c in cache_cohort(cohort, tmp_path / "all", SPACING) if c.patient == "a")
     np.testing.assert_array_equal(one.pet, other.pet)
     np.testing.assert_array_equal(one.ct, other.ct)

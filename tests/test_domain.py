@@ -216,13 +216,10 @@ def test_the_command_warns_and_the_report_has_it(run, bundle_copy, nac_body, tmp
 def cohort(tmp_path, nac_body):
     """A tall case, of which parts are drawn, and a short one."""
     for name, shape in (("tall", (112, 40, 40)), ("short", (40, 40, 40))):
-        folder = tmp_path / "cohort" / name
-        folder.mkdir(parents=True)
         pet = nac_body.pet((40, 40, 40))
         if name == "tall":  # the middle slice of the body over and over
             pet = Volume(np.repeat(pet.array[20:21], shape[0], axis=0), pet.affine, pet.unit)
-        pet.save(folder / "nac.nii.gz")
-        nac_body.ct(pet).save(folder / "ct.nii.gz")
+        nac_body.save_case(tmp_path / "cohort" / name, pet)
     return tmp_path / "cohort"
 
 

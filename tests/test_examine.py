@@ -317,9 +317,7 @@ def test_evaluate_expects_line_errors_where_it_has_an_uncertainty(rng):
 @pytest.fixture(scope="module")
 def case_folder(nac_body, pet, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cases") / "good"
-    folder.mkdir()
-    pet.save(folder / "nac.nii.gz")
-    nac_body.ct(pet).save(folder / "ct.nii.gz")
+    nac_body.save_case(folder, pet)
     return folder
 
 

@@ -67,10 +67,7 @@ def cohort(nac_body, tmp_path_factory):
     """Two case folders to train on, and one to validate."""
     folder = tmp_path_factory.mktemp("cohort")
     for name, shape in (("train/a", (40, 40, 40)), ("train/b", (37, 41, 39)), ("val/c", (40, 36, 40))):
-        (folder / name).mkdir(parents=True)
-        pet = nac_body.pet(shape)
-        pet.save(folder / name / "nac.nii.gz")
-        nac_body.ct(pet).save(folder / name / "ct.nii.gz")
+        nac_body.save_case(folder / name, nac_body.pet(shape))
     return folder
 
 

@@ -44,10 +44,7 @@ def place(nac_body, tmp_path_factory):
     """A cohort of three patients, and the recipe."""
     folder = tmp_path_factory.mktemp("commands")
     for name, shape in (("a", (24, 40, 40)), ("b", (26, 40, 38)), ("c", (24, 38, 40))):
-        (folder / "cohort" / name).mkdir(parents=True)
-        pet = nac_body.pet(shape)
-        pet.save(folder / "cohort" / name / "nac.nii.gz")
-        nac_body.ct(pet).save(folder / "cohort" / name / "ct.nii.gz")
+        nac_body.save_case(folder / "cohort" / name, nac_body.pet(shape))
     (folder / "tiny.json").write_text(TINY.model_dump_json())
     return folder
 

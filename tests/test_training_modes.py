@@ -51,10 +51,7 @@ def pretrained():
 def cases(nac_body, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     for name, shape in (("train/a", (24, 40, 40)), ("val/c", (24, 36, 40))):
-        (folder / name).mkdir(parents=True)
-        pet = nac_body.pet(shape)
-        pet.save(folder / name / "nac.nii.gz")
-        nac_body.ct(pet).save(folder / name / "ct.nii.gz")
+        nac_body.save_case(folder / name, nac_body.pet(shape))
     return tuple(cache_cohort(folder / name, folder / "cache", 4.0) for name in ("train", "val"))
 
 

@@ -37,6 +37,7 @@ from ..preprocess import AIR_INPUT, model_grid, to_grid
 from ..units import BONE_ABOVE, HU_AIR, HU_MAX, HU_MIN, hu_to_network, network_to_hu
 from . import cohort as cohorts
 from .codebook import CodebookFollower
+from .fitting import perplexity
 
 BODY_ABOVE = -300.0  # HU; a slice without a voxel above is left out
 PSNR_RANGE = HU_MAX - HU_MIN  # HU
@@ -149,11 +150,10 @@ def measure(model: VQAutoencoder, scans: list[CtScan], every: int) -> dict[str, 
             terms = [hu.size, np.square(error).sum(), np.abs(error).sum(), (bone & guess).sum(), bone.sum()]
             total += [*terms, guess.sum()]
         sums[scan.name] = total
-    shares = used[used > 0] / max(1, used.sum())
     return {
         **_errors(sum(sums.values(), np.zeros(6))),
         "codes": int((used > 0).sum()),
-        "perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+        "perplexity": float(perplexity(torch.from_numpy(used))),
         "latents": int(used.sum()),
         "cts": {name: _errors(total) for name, total in sums.items()},
     }
