@@ -97,11 +97,9 @@ def main(
             place.mkdir(parents=True, exist_ok=True)
             print(f"{name}, fold {fold}", flush=True)
             parts = [[case for case in cases if (case.patient in held_out[fold]) == held] for held in (False, True)]
-            begun = time.perf_counter()
             predict = trained(EXPERIMENTS[name], parts[0], parts[1], place, photographs)
-            seconds = time.perf_counter() - begun
             rows = {case.name: measures(predict(nifti.load(case.source)), case) for case in parts[1]}
-            write_json(place / "measures.json", {"seconds": seconds, "cases": rows})
+            write_json(place / "measures.json", {"cases": rows})
     if json:
         facts = environment(torch.get_num_threads())
         found = collected(work)
@@ -175,7 +173,6 @@ def collected(work: Path) -> dict[str, Any]:
         }
         found[name] = {
             "folds": [int(file.parent.name.split("-")[1]) for file in files],
-            "minutes": float(np.mean([fold["seconds"] for fold in folds])) / 60,
             "measures": {
                 key: {"folds": values, "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
                 if len(values) > 1

@@ -95,11 +95,11 @@ def experiments(content: dict[str, Any]) -> str:
     """One row an experiment: mean and standard deviation over folds."""
     rows = content["experiments"]
     names = list(next(iter(rows.values()))["measures"])
-    lines = [f"| | folds | {' | '.join(names)} | minutes a fold |", f"| --- | ---: |{' ---: |' * (len(names) + 1)}"]
+    lines = [f"| | folds | {' | '.join(names)} |", f"| --- | ---: |{' ---: |' * len(names)}"]
     for experiment, row in rows.items():
         cells = [_mean_and_spread(row["measures"][name]) for name in names]
-        lines.append(f"| {experiment} | {len(row['folds'])} | {' | '.join(cells)} | {row['minutes']:.0f} |")
-    where = f"at commit {content['commit']}, {content['device']}, one thread, other work beside it"
+        lines.append(f"| {experiment} | {len(row['folds'])} | {' | '.join(cells)} |")
+    where = f"at commit {content['commit']}, {content['device']}"
     return "\n".join([*lines, "", f"{content['note']} `{content['command']}` {where}.\n"])
 
 
