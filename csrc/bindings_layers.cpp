@@ -172,6 +172,9 @@ void add_layers(py::module_& module) {
   module.def("layer_instructions", layer_instructions);
   module.def("layer_threads", layer_threads);
   module.def("set_layer_threads", bind_set_layer_threads);
+  // A forked process has none of its parent's OpenMP threads, and would wait for them for ever.
+  if (const py::object os = py::module_::import("os"); py::hasattr(os, "register_at_fork"))
+    os.attr("register_at_fork")(py::arg("after_in_child") = py::cpp_function([] { set_layer_threads(1); }));
 }
 
 }  // namespace sctrt

@@ -27,6 +27,8 @@ float* scratch(std::int64_t floats) {
   if (size < floats) {
     constexpr std::size_t kAlignment = 4096;
     const std::size_t bytes = (static_cast<std::size_t>(floats) * sizeof(float) / kAlignment + 1) * kAlignment;
+    memory.reset();
+    size = 0;
     memory.reset(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
     if (!memory) throw std::bad_alloc();
     size = floats;

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -82,7 +83,7 @@ class PlanePredictions:
 
 
 class Synthesizer:
-    """A loaded model: load once, run many, one volume at a time.
+    """A loaded model: load once, run many, one volume at a time: another thread's waits for its turn.
 
     Args:
         model: a bundle folder NAME.sctrt; None means the model that ships with sctrt.
@@ -124,6 +125,7 @@ class Synthesizer:
         self._codebook = ops.Codebook(self.bundle.codebook())
         self._loaded: dict[EngineKey, Engines] = {}
         self._verified: dict[EngineKey, dict[str, Any] | None] = {}
+        self._turn = Lock()  # engines and their memory serve one volume
         if self.runtime not in engines.BUILT:
             self._engines((0, 0))  # what cannot be loaded is refused now
 
@@ -140,6 +142,33 @@ class Synthesizer:
             EngineError: no engine is built for slices of this size; the message names the command.
             OutOfMemory: the GPU has too little memory, whatever is done.
         """
+        with self._turn:
+            return self._synthesise(pet, progress)
+
+    def planes(self, pet: Any, *, progress: Progress | None = None) -> PlanePredictions:
+        """What the network makes of a PET in each plane, and with which codes; the fusion is left to the caller.
+
+        Args:
+            pet: see `__call__`.
+            progress: see `__call__`.
+
+        Raises:
+            ValueError: this Synthesizer runs one plane alone.
+            DeviceError: there is room for tiles only, which overlap, so that a latent has more than one code.
+            VolumeError, EngineError, OutOfMemory: see `__call__`.
+        """
+        if self.fusion not in JOINT_FUSIONS:
+            raise ValueError(f"expected a Synthesizer of all planes, got fusion={self.fusion!r}; leave fusion out")
+        with self._turn:
+            return self._predict(pet, progress)
+
+    def release(self) -> None:
+        """Gives engines and memory back for what runs next; a later run loads the engines again."""
+        with self._turn:
+            self._loaded.clear()
+            self._device.release()
+
+    def _synthesise(self, pet: Any, progress: Progress | None) -> Synthesis:
         clock = self._device.clock()
         events: list[str] = []
         with clock.stage("load"):
@@ -157,20 +186,7 @@ class Synthesizer:
         report = self._report(volume, prepared, ct, timeline.seconds(), plan, events)
         return Synthesis(ct, uncertainty, report, timeline)
 
-    def planes(self, pet: Any, *, progress: Progress | None = None) -> PlanePredictions:
-        """What the network makes of a PET in each plane, and with which codes; the fusion is left to the caller.
-
-        Args:
-            pet: see `__call__`.
-            progress: see `__call__`.
-
-        Raises:
-            ValueError: this Synthesizer runs one plane alone.
-            DeviceError: there is room for tiles only, which overlap, so that a latent has more than one code.
-            VolumeError, EngineError, OutOfMemory: see `__call__`.
-        """
-        if self.fusion not in JOINT_FUSIONS:
-            raise ValueError(f"expected a Synthesizer of all planes, got fusion={self.fusion!r}; leave fusion out")
+    def _predict(self, pet: Any, progress: Progress | None) -> PlanePredictions:
         volume = as_volume(pet)
         check_pet(volume)
         run, prepared, plan = self._start(volume, self._device.clock(), [])
@@ -187,11 +203,6 @@ class Synthesizer:
         for plane, one in zip(PLANES, run.predictions(), strict=True):
             hu[plane], _ = ops.fuse_planes(one, one, one, scale=(high - low) / 2, offset=(high + low) / 2)
         return PlanePredictions(hu, codes, manifest.architecture.factor, manifest.hu_range, prepared.grid)
-
-    def release(self) -> None:
-        """Gives engines and memory back for what runs next; a later run loads the engines again."""
-        self._loaded.clear()
-        self._device.release()
 
     def _start(self, volume: Volume, clock: Clock, events: list[str]) -> tuple[Run, NetworkInput, Plan]:
         """A run that has the network's input, of which the channels are left out here; and its plan."""

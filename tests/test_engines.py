@@ -223,6 +223,27 @@ def test_a_slice_that_fails_is_said_when_all_have_ended(tiny_bundle, monkeypatch
     assert ended == [2]
 
 
+def test_workers_that_an_interrupt_left_running_are_not_used_again(tiny_bundle, monkeypatch, threads):
+    """They go on with memory of their own, which the next call must not write."""
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    used = []
+    monkeypatch.setattr(native.Worker, "__call__", lambda worker, inputs, outputs, share: used.append(worker))
+    threads(2)
+    engine = engines.load(tiny_bundle, "encoder", "native")
+    images = np.zeros((4, 1, 8, 8), np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_encoder(engine, images, tiny_bundle)
+    run_encoder(engine, images, tiny_bundle)
+    run_encoder(engine, images, tiny_bundle)
+    first, second, third = (set(used[i : i + 2]) for i in (0, 2, 4))
+    assert not first & second and second == third
+
+
 def test_a_layer_has_a_thread_at_least():
     with pytest.raises(ValueError, match="expected 1 thread or more, got 0"):
         layers.use_threads(0)

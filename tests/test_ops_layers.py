@@ -174,14 +174,66 @@ def digest():
     return made.hexdigest()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_results_do_not_depend_on_the_number_of_threads(threads):
+def in_a_process(script, **environment):
+    """What a script prints that runs by itself, with the same build of the kernels."""
     here = Path(__file__).parent
     path = os.pathsep.join([str(here.parent), str(here)])
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_DYNAMIC": "false", "PYTHONPATH": path}
-    script = "import conftest, test_ops_layers; print(test_ops_layers.digest())"  # conftest: the same build
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == digest()
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    command = [sys.executable, "-c", f"import conftest\n{script}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_results_do_not_depend_on_the_number_of_threads(threads):
+    script = "import test_ops_layers; print(test_ops_layers.digest())"
+    assert in_a_process(script, OMP_NUM_THREADS=str(threads), OMP_DYNAMIC="false") == digest()
+
+
+FORKS = """
+import os
+import signal
+from test_ops_layers import digest
+made = digest()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if digest() == made else 1)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_forked_process_runs_layers_too(threads):
+    """Its parent's OpenMP threads are not there: whoever waits for them waits for ever."""
+    assert in_a_process(FORKS, OMP_NUM_THREADS=str(threads)) == "0"
+
+
+RUNS_OUT_OF_MEMORY = """
+import resource
+from pathlib import Path
+import numpy as np
+from sctrt import layers
+layer = layers.convolution(np.ones((16, 16, 3, 3)), np.zeros(16), stride=2, pad=0)
+small, large = np.ones((8, 8, 16), np.float32), np.zeros((2, 1_000_000, 16), np.float32)
+made, out = np.empty((4, 4, 16), np.float32), np.empty((1, 500_000, 16), np.float32)
+layers.convolve(layer, small, made)
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 20_000_000, resource.RLIM_INFINITY))
+try:
+    layers.convolve(layer, large, out)
+except MemoryError:
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    again = np.empty_like(made)
+    print(np.array_equal(layers.convolve(layer, small, again), made))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+@pytest.mark.skipif("SCTRT_NATIVE" in os.environ, reason="sanitizers end a process that runs out of memory")
+def test_a_layer_runs_after_one_that_had_no_memory():
+    assert in_a_process(RUNS_OUT_OF_MEMORY, OMP_NUM_THREADS="1") == "True"
 
 
 # Refusals

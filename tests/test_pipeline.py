@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import threading
+import time
 
 import nibabel
 import numpy as np
@@ -101,6 +103,30 @@ def test_progress_is_told_to_its_end(synthesizer, pet):
 
 
 # What goes in
+
+
+def test_volumes_from_two_threads_go_one_after_the_other(synthesizer, pet, result):
+    """They would share the engines' memory."""
+    told, begun, cts = [], threading.Event(), []
+
+    def run(name):
+        def progress(*_):
+            told.append(name)
+            if not begun.is_set():
+                begun.set()
+                time.sleep(0.3)
+
+        cts.append(synthesizer(pet, progress=progress).ct.array)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    threads[0].start()
+    begun.wait()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert told == sorted(told) and set(told) == {"a", "b"}
+    for ct in cts:
+        np.testing.assert_array_equal(ct, result.ct.array)
 
 
 def test_a_pet_may_be_passed_in_any_form(synthesizer, pet, result, tmp_path):

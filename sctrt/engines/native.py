@@ -92,11 +92,15 @@ class NativeEngine:
             return
         self._pool = self._pool or ThreadPoolExecutor(threads)
         parts = [slice(i, None, at_once) for i in range(at_once)]
-        runs = [
-            self._pool.submit(worker, inputs[part], outputs[part], threads // at_once)
-            for worker, part in zip(self._workers, parts, strict=False)
-        ]
-        wait(runs)  # also if one of them fails: the arrays are the caller's
+        try:
+            runs = [
+                self._pool.submit(worker, inputs[part], outputs[part], threads // at_once)
+                for worker, part in zip(self._workers, parts, strict=False)
+            ]
+            wait(runs)  # also if one of them fails: the arrays are the caller's
+        except BaseException:  # an interrupt: they run on, in memory that no other call may have
+            self._workers = []
+            raise
         for run in runs:
             run.result()
 
