@@ -137,8 +137,9 @@ def test_nothing_but_tensors_is_unpickled(model, tmp_path, write, where, name):
         "beside the state": {"state_dict": model.state_dict(), "callbacks": harmful},
     }[where]
     write(content, tmp_path / name)
-    with pytest.raises(BundleError, match="tensors alone"):
+    with pytest.raises(BundleError, match="tensors alone") as refused:
         read_checkpoint(tmp_path / name)
+    assert "weights_only" not in str(refused.value) and "\n" not in str(refused.value)  # no advice to unpickle it
     assert not harmful.victim.exists()
 
 
@@ -316,6 +317,28 @@ def test_diffusers_checkpoints_are_loaded(tmp_path):
     image = torch.rand(1, 3, 16, 20) * 2 - 1
     with torch.inference_mode():
         torch.testing.assert_close(ours.encode(image), theirs.encode(image).latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("encoder.down.0.block.0.conv2.weight", torch.tensor(1.0)),
+        ("encoder.conv_in.weight", torch.ones(3)),
+        ("encoder.conv_in.weight", torch.ones(0, 3, 3, 3)),
+        ("encoder.conv_in.weight", torch.ones(1, 3, 3, 3).expand(2**40, 3, 3, 3)),
+        ("quantize.embedding.weight", torch.ones(3)),
+        ("decoder.conv_out.weight", "text"),
+        ("decoder.conv_out.weight", None),
+    ],
+)
+@pytest.mark.parametrize("run", [False, True])
+def test_weights_of_odd_shapes_are_refused(model, tmp_path, name, value, run):
+    state = {**model.state_dict(), name: value}
+    path = as_run(tmp_path, model, RECIPES["pre-training"]) if run else tmp_path / "model.ckpt"
+    content = {"global_step": 1, "state_dict": {f"average.{key}": value for key, value in state.items()}}
+    torch.save(content if run else state, path)
+    with pytest.raises(BundleError):
+        load_autoencoder(path)
 
 
 @pytest.mark.parametrize("damage", ["no file", "a run's folder", "cut", "no average", "another recipe", "no groups"])

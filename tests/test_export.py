@@ -1,5 +1,6 @@
 """From a network to a bundle: what the files hold, whole or not at all, and the same CT in every runtime."""
 
+import copy
 import json
 import logging
 import os
@@ -61,6 +62,15 @@ def test_the_files_hold_the_folded_network(tiny_bundle, tiny_model):
     manifest = tiny_bundle.manifest
     assert manifest.architecture.input_channels == manifest.architecture.output_channels == 1
     assert manifest.training == {"steps": 0} and manifest.licence.startswith("unknown")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tiny_model, tmp_path, value):
+    broken = copy.deepcopy(tiny_model)
+    broken.encoder.conv_in.bias.data[0] = value
+    with pytest.raises(BundleError, match=r"encoder\.conv_in\.bias hold NaN or infinity"):
+        export_bundle(broken, tmp_path / "b.sctrt", spacing_mm=4.0, normaliser=Normaliser(), training={})
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_scales_keep_their_channels(scales_bundle, scales_model):

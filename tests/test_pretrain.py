@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sctrt.bundle import Architecture
-from sctrt.errors import VolumeError
+from sctrt.errors import SctrtError, VolumeError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -195,6 +195,20 @@ def test_what_is_no_photograph_is_listed_with_a_reason(tmp_path):
     }
     assert found.left_out.keys() == reasons.keys()
     assert all(reason in found.left_out[name] for name, reason in reasons.items()), found.left_out
+
+
+def test_a_full_disk_is_no_reason_to_leave_photographs_out(tmp_path, monkeypatch):
+    folder = tmp_path / "photographs"
+    for seed in range(3):
+        write(folder / f"{seed}.png", texture(seed, 200, 200))
+
+    def full(*_):
+        raise OSError("120000 requested and 10176 written")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(SctrtError, match=r"10176 written.*is the disk full"):
+        prepare(folder, tmp_path / "cache", 32)
+    assert not list((tmp_path / "cache").iterdir())
 
 
 @pytest.mark.parametrize("kept", [0, 1])

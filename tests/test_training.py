@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sctrt import Synthesizer, Volume, bundle, ops
+from sctrt import BundleError, SctrtError, Synthesizer, Volume, VolumeError, bundle, ops
 from sctrt.attenuation import hu_to_mu
 from sctrt.bundle import Architecture, Normaliser
 from sctrt.planes import PLANES, SIZE_STEP, padded_size, slice_axis
@@ -19,6 +19,8 @@ from sctrt.units import HU_MAX, HU_MIN, hu_to_network, network_to_hu
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException  # noqa: E402
 
 from sctrt.model import export  # noqa: E402
 from sctrt.model.autoencoder import Codebook  # noqa: E402
@@ -30,8 +32,10 @@ from sctrt.training.checkpoint_io import WholeCheckpointIO  # noqa: E402
 from sctrt.training.codebook import CodebookFollower  # noqa: E402
 from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
 from sctrt.training.data import EverySlices, RandomSlices, scale_pet, take_slices, whole_case  # noqa: E402
+from sctrt.training.export import export_run  # noqa: E402
 from sctrt.training.fitting import warm_up_and_cosine  # noqa: E402
 from sctrt.training.losses import line_errors, reconstruction_loss, tissue_weight  # noqa: E402
+from sctrt.training.module import Stage  # noqa: E402
 from sctrt.training.recipes import load_config  # noqa: E402
 from sctrt.training.train import Machine  # noqa: E402
 
@@ -541,6 +545,58 @@ def test_resuming_a_finished_run_changes_nothing(finished, cases, tmp_path, monk
         )
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "weights alone", "no dict"])
+def test_a_checkpoint_that_cannot_be_gone_on_with_is_named(finished, cases, tmp_path, damage):
+    last = shutil.copytree(finished, tmp_path / "run") / STAGES[2] / "last.ckpt"
+    if damage in ("empty", "cut"):
+        last.write_bytes(last.read_bytes()[: 0 if damage == "empty" else 9000])
+    else:
+        state = checkpoint(tmp_path / "run", STAGES[2])["state_dict"]
+        torch.save({"state_dict": state} if damage == "weights alone" else [state], last)
+    with pytest.raises(BundleError, match=str(last)):
+        run(TINY, cases, tmp_path / "run", resume=True)
+
+
+def test_a_training_that_diverges_stops_and_keeps_its_last_finite_weights(cases, tmp_path, monkeypatch):
+    losses = Stage.training_step
+    config = stage(TINY, "autoencoder", steps=12)
+
+    def diverging(self, batch, index):
+        return losses(self, batch, index) * (float("nan") if self.global_step >= 6 else 1)
+
+    monkeypatch.setattr(Stage, "training_step", diverging)
+    with pytest.raises(SctrtError, match=r"diverged: at step 8 the weights .* hold NaN .* lower learning rate"):
+        run(config, cases, tmp_path)
+    kept = checkpoint(tmp_path, STAGES[0])
+    assert kept["global_step"] == 4 and all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_sigterm_is_no_success(cases, tmp_path, monkeypatch):
+    """As a batch system sends it when the time is up: Lightning would end the process with exit code 0."""
+
+    def terminated(self, batch, index):
+        raise SIGTERMException
+
+    monkeypatch.setattr(Stage, "training_step", terminated)
+    with pytest.raises(SctrtError, match="SIGTERM at step 0; go on with --resume"):
+        run(TINY, cases, tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 186688")])
+def test_a_full_disk_is_told_with_the_file_and_the_checkpoint_before_kept(finished, tmp_path, monkeypatch, error):
+    last = tmp_path / "last.ckpt"
+    shutil.copy(finished / STAGES[2] / "last.ckpt", last)
+    before = last.read_bytes()
+
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SctrtError, match=r"last\.ckpt cannot be written .*is the disk full"):
+        WholeCheckpointIO().save_checkpoint({}, last)
+    assert last.read_bytes() == before and list(tmp_path.iterdir()) == [last]
+
+
 def test_a_network_learns_one_case(cases, tmp_path, monkeypatch):
     """CT -> CT and PET -> CT on the case that it was trained on: far better than it began."""
     monkeypatch.setattr(data, "PADDED_SHARE", 0.0)  # so small a case would be mostly padding
@@ -602,6 +658,16 @@ def test_an_unknown_setting_is_refused():
 
 
 # The result
+
+
+def test_a_failed_export_leaves_the_older_bundle(finished, cohort, tmp_path):
+    last, output = finished / STAGES[2] / "last.ckpt", tmp_path / "m.sctrt"
+    fingerprint = export_run(last, output).fingerprint
+    (tmp_path / "broken.csv").write_text("patient,pet,ct\na,nowhere.nii.gz,nowhere.nii.gz\n")
+    with pytest.raises(VolumeError, match="broken"):
+        export_run(last, output, cohort=tmp_path / "broken.csv")
+    assert bundle.load(output).fingerprint == fingerprint
+    assert "domain" in bundle.load(output).manifest.training
 
 
 def test_a_trained_network_becomes_a_bundle_that_synthesises(finished, nac_body, tmp_path):

@@ -35,6 +35,8 @@ TRAINING_PREFIXES = ("loss.", "model_ema.")  # of CompVis checkpoints: not part 
 # Checkpoints of PyTorch Lightning before 1.5, CompVis's among them, name this class, which has no part in the weights.
 LIGHTNING_CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
 AVERAGE = "average."  # of our own runs: the running mean of the weights, which is their result
+# What odd shapes and settings raise: a missing name, too few axes, a width of 0, more than there is memory.
+MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError, RuntimeError)
 MAX_MESSAGE = 400  # characters: PyTorch lists every name, and Pydantic every value
 
 
@@ -57,9 +59,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise BundleError(f"{path} holds no state dict of an autoencoder, but {type(state).__name__}")
     state = {name: value for name, value in state.items() if not name.startswith(TRAINING_PREFIXES)}
+    other = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if other:
+        raise BundleError(
+            f"{path} holds no state dict of an autoencoder: no tensors are {', '.join(other)[:MAX_MESSAGE]}"
+        )
     if any("mid_block" in name for name in state):
         state = from_diffusers(state)
-    if not all(isinstance(state.get(name), Tensor) for name in ("encoder.conv_in.weight", "quantize.embedding.weight")):
+    if not {"encoder.conv_in.weight", "quantize.embedding.weight"} <= state.keys():
         raise BundleError(f"{path} holds no vector-quantised autoencoder (no encoder.conv_in, quantize.embedding)")
     return state
 
@@ -77,7 +84,7 @@ def read_tensors(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, torch, zipfile and safetensors share no class of errors
         raise BundleError(
-            f"{path} cannot be read as a checkpoint that holds tensors alone: {error}; "
+            f"{path} cannot be read as a checkpoint that holds tensors alone: {_without_advice(error)}; "
             "save the model's state_dict with torch.save or safetensors and pass that"
         ) from error
 
@@ -93,6 +100,18 @@ def load_strictly(model: VQAutoencoder, state: dict[str, Tensor], source: Path) 
     except RuntimeError as error:
         raise BundleError(f"the weights of {source} do not fit their network: {_one_line(error)}") from error
     return model
+
+
+def _without_advice(error: Exception) -> str:
+    """PyTorch's would have all that is in the file unpickled."""
+    text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
+    return text.partition(" Please use")[0][:MAX_MESSAGE]
+
+
+def not_finite(state: dict[str, Tensor]) -> str | None:
+    """The name of weights that hold NaN or infinity; None where all are numbers."""
+    broken = (name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all())
+    return next(broken, None)
 
 
 def _one_line(error: Exception) -> str:
@@ -125,7 +144,7 @@ def architecture_of(state: dict[str, Tensor], groups: int = 32) -> Architecture:
     """
     try:
         return _architecture(state, groups)
-    except (KeyError, ValueError) as error:
+    except MALFORMED as error:
         reason = _one_line(error)
         raise BundleError(f"the checkpoint's autoencoder is incomplete: {reason}; download or save it again") from error
 
@@ -207,7 +226,7 @@ def load_trained(checkpoint: Path, recipe: dict[str, Any]) -> tuple[VQAutoencode
         state = {k.removeprefix(AVERAGE): v for k, v in content["state_dict"].items() if k.startswith(AVERAGE)}
         model = VQAutoencoder(Architecture.model_validate({**recipe["architecture"], **_of_the_stage(state)}))
         recipe = {**recipe, "steps_done": content["global_step"]}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except MALFORMED as error:
         reason = f"{type(error).__name__}: {_one_line(error)}"
         raise BundleError(f"{checkpoint} and its config.json are not of a training run: {reason}") from error
     return load_strictly(model, state, checkpoint), recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from ..files import folder_replaced_when_whole
 from ..preprocess import AIR_INPUT
 from ..units import HU_MAX, HU_MIN
 from .autoencoder import VQAutoencoder
-from .checkpoint import architecture_of, fold_grey, load_strictly, load_trained, read_checkpoint, recipe_of
+from .checkpoint import (
+    architecture_of,
+    fold_grey,
+    load_strictly,
+    load_trained,
+    not_finite,
+    read_checkpoint,
+    recipe_of,
+)
 
 OPSET = 21  # 23 and later emit Attention, which TensorRT-RTX cannot build at head dimension 512
 SAMPLE_SIDE = 32  # latents; only traced
@@ -30,6 +39,8 @@ HALF_FROM = 64  # elements; smaller tensors stay fp32 in the ONNX files
 PAPER_SPACING_MM = 1.5  # arXiv 2504.07450; for published networks, which say nothing of volumes
 RESEARCH_ONLY = "Research only. Not a medical device and not for clinical use."
 UNKNOWN_LICENCE = "unknown: that of the checkpoint and of the data it was trained on"
+
+Complete = Callable[[Manifest], Manifest]
 
 
 class _EncoderPart(nn.Module):
@@ -60,6 +71,7 @@ def export_bundle(
     half_weights: bool = False,
     licence: str = UNKNOWN_LICENCE,
     intended_use: str = RESEARCH_ONLY,
+    complete: Complete | None = None,
 ) -> Bundle:
     """Writes NAME.sctrt whole or not at all, replacing an older one.
 
@@ -74,13 +86,14 @@ def export_bundle(
         training: provenance, JSON-like.
         half_weights: store weights in fp16 (they are rounded once, here, and every runtime computes in the
             precision it is asked for).
+        complete: given the manifest, returns the one to write; called before anything is written.
 
     Returns:
         The bundle, read back and checked.
 
     Raises:
         BundleError: the path does not end in .sctrt or is something else than a bundle, scales and input channels
-            do not fit, or a weight is too large for fp16.
+            do not fit, or a weight is NaN, infinite or too large for fp16.
     """
     path = Path(path)
     if path.suffix != ".sctrt":
@@ -88,6 +101,8 @@ def export_bundle(
     if path.exists() and not (path / bundles.MANIFEST).is_file():
         raise BundleError(f"{path} is no model bundle, so it is not replaced; remove it or name another")
     model = _folded(model, normaliser)
+    if broken := not_finite(model.state_dict()):
+        raise BundleError(f"the weights {broken} hold NaN or infinity; train again, or pass an earlier checkpoint")
     if half_weights:
         model.load_state_dict({name: _rounded(name, value) for name, value in model.state_dict().items()})
     manifest = Manifest(
@@ -103,6 +118,8 @@ def export_bundle(
         training=training,
         files={},
     )
+    if complete:
+        manifest = complete(manifest)
     with folder_replaced_when_whole(path) as folder:
         _write_files(model, folder, half_weights)
         bundles.write_manifest(folder, manifest)
@@ -212,6 +229,7 @@ def export_checkpoint(
     provenance: dict[str, Any] | None = None,
     licence: str = UNKNOWN_LICENCE,
     intended_use: str = RESEARCH_ONLY,
+    complete: Complete | None = None,
 ) -> Bundle:
     """Makes a bundle of a checkpoint file.
 
@@ -224,6 +242,7 @@ def export_checkpoint(
         provenance: is added to what the manifest says of the training.
         licence: of the weights.
         intended_use: is printed with every result.
+        complete: see `export_bundle`.
 
     Raises:
         BundleError: not readable, or no autoencoder.
@@ -254,4 +273,5 @@ def export_checkpoint(
         half_weights=half_weights,
         licence=licence,
         intended_use=intended_use,
+        complete=complete,
     )

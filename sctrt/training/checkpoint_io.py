@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from ..errors import SctrtError
 from ..files import replaced_when_whole
 
 
@@ -16,5 +17,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replaced_when_whole(Path(path)) as file:
-            torch.save(checkpoint, file)
+        try:
+            with replaced_when_whole(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # PyTorch's own when it cannot write
+            raise SctrtError(f"{path} cannot be written ({error}); is the disk full? The one before is kept") from error

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import bundle as bundles
 from .. import nifti
-from ..bundle import Bundle, Normaliser
+from ..bundle import Bundle, Manifest, Normaliser
 from ..domain import Domain, Features, domain_of
 from ..errors import VolumeError
 from ..preprocess import network_input
@@ -56,9 +56,19 @@ def add_domain(bundle: Bundle, pets: list[Path]) -> Bundle:
     Raises:
         VolumeError: a PET is unfit.
     """
-    manifest = bundle.manifest
+    bundles.write_manifest(bundle.path, with_domain(bundle.manifest, pets))
+    return bundles.load(bundle.path)
+
+
+def with_domain(manifest: Manifest, pets: list[Path]) -> Manifest:
+    """The manifest of a model that was trained on these PETs; none leave it as it is.
+
+    Raises:
+        VolumeError: a PET is unfit.
+    """
+    if not pets:
+        return manifest
     seed = manifest.training.get("config", {}).get("seed", 0)
     domain = training_domain(pets, manifest.spacing_mm, manifest.normaliser, seed)
     training = {**manifest.training, "domain": domain.model_dump(mode="json")}
-    bundles.write_manifest(bundle.path, manifest.model_copy(update={"training": training}))
-    return bundles.load(bundle.path)
+    return manifest.model_copy(update={"training": training})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from .. import ensemble_bundle
@@ -13,7 +14,7 @@ from ..ensemble_bundle import EnsembleBundle
 from ..errors import BundleError
 from ..model.export import PAPER_SPACING_MM, export_checkpoint
 from .cohort import read_cohort
-from .domain import add_domain
+from .domain import with_domain
 from .folds import fold_checkpoints
 from .train import CASES
 
@@ -37,11 +38,11 @@ def export_run(
 
     Raises:
         BundleError: the checkpoint is unreadable or holds no autoencoder.
-        VolumeError: a PET of the cohort is unfit.
+        VolumeError: a PET of the cohort is unfit. In either case an older bundle stays as it is.
     """
-    bundle = export_checkpoint(checkpoint, output, spacing_mm=spacing_mm, half_weights=half_weights)
     pets = [pair.pet for pair in read_cohort(cohort)] if cohort else trained_on(checkpoint)
-    return add_domain(bundle, pets) if pets else bundle
+    complete = partial(with_domain, pets=pets)
+    return export_checkpoint(checkpoint, output, spacing_mm=spacing_mm, half_weights=half_weights, complete=complete)
 
 
 def trained_on(checkpoint: Path) -> list[Path]:

@@ -14,15 +14,19 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from ..errors import BundleError, SctrtError
 from ..files import write_json
 from ..model.autoencoder import VQAutoencoder
+from ..model.checkpoint import not_finite, read_tensors
 from .checkpoint_io import WholeCheckpointIO
 
 LAST, METRICS = "last.ckpt", "metrics.json"
 LOG_EVERY_STEPS = 50
 MAX_GRADIENT = 1.0  # norm
+RESUMED = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step", "pytorch-lightning_version"}
 LAST_FACTOR = 0.02  # of the learning rate, at the end
 EXPECTED_WARNINGS = (
     r"Checkpoint directory .* exists and is not empty",  # the logger has made it, or the run is resumed
@@ -32,20 +36,33 @@ EXPECTED_WARNINGS = (
 )
 
 
-class _AfterWholeSteps(ModelCheckpoint):
-    """Never between two micro-batches of a step: a resumed run would go on with the second as if it were the first."""
+class _WholeAndFinite(ModelCheckpoint):
+    """Never between two micro-batches of a step: a resumed run would go on with the second as if it were the first.
+
+    And never of weights that are no numbers: the last good ones would be lost.
+    """
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any, **options: Any) -> None:
         batch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if batch % trainer.accumulate_grad_batches == 0:
             super().on_train_batch_end(trainer, *arguments, **options)
 
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        broken = not_finite(checkpoint["state_dict"])
+        if broken:
+            raise SctrtError(
+                f"the training has diverged: at step {trainer.global_step} the weights {broken} hold NaN or infinity; "
+                f"they were not saved. Begin another run with a lower learning rate"
+            )
+
 
 def last_checkpoint(output: Path, every: int) -> ModelCheckpoint:
     """Keeps `last.ckpt` alone, every so many steps, under that very name, also where an earlier run has left one."""
     for unfinished in output.glob(".sctrt-*.tmp"):  # of a run that was killed as it wrote
         unfinished.unlink(missing_ok=True)
-    return _AfterWholeSteps(output, filename=Path(LAST).stem, every_n_train_steps=every, enable_version_counter=False)
+    return _WholeAndFinite(output, filename=Path(LAST).stem, every_n_train_steps=every, enable_version_counter=False)
 
 
 @contextmanager
@@ -109,12 +126,32 @@ def fit(
             enable_model_summary=False,
             **machine,
         )
-        trainer.fit(module, data, ckpt_path=str(last) if resume and last.exists() else None, weights_only=True)
+        begun = resume and last.exists()
+        if begun:
+            _check_resumable(last)
+        try:
+            trainer.fit(module, data, ckpt_path=str(last) if begun else None, weights_only=True)
+        except SIGTERMException as error:  # which would end the process as if all were done
+            raise SctrtError(f"stopped by SIGTERM at step {trainer.global_step}; go on with --resume") from error
         trainer.save_checkpoint(last, weights_only=False)  # with what a resumption needs
         trainer.validate(module, data, verbose=False)
     if trainer.is_global_zero:
         write_json(output / METRICS, {name: float(value) for name, value in trainer.callback_metrics.items()})
     return last
+
+
+def _check_resumable(last: Path) -> None:
+    """
+    Raises:
+        BundleError: it is damaged, or holds less than a training needs to go on.
+    """
+    content = read_tensors(last)
+    missing = RESUMED - content.keys() if isinstance(content, dict) else RESUMED
+    if missing:
+        raise BundleError(
+            f"{last} holds no training to go on with (it has no {', '.join(sorted(missing))}); put the run's own file "
+            "back, or remove it to begin this stage anew"
+        )
 
 
 @torch.no_grad()

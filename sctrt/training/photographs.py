@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..bundle import sha256
-from ..errors import VolumeError
+from ..errors import SctrtError, VolumeError
 from ..files import replaced_when_whole
 
 REDUCED_SIDE = 512  # pixels of the shorter side; smaller photographs stay as they are
@@ -86,12 +86,14 @@ def prepare(folder: Path, cache: Path, smallest: int, say: Callable[[str], None]
     for number, path in enumerate(files, 1):
         name = str(path.relative_to(folder))
         try:
-            photograph = _cached(path, name, cache, smallest)
+            photograph, pixels = _read(path, name, cache, smallest)
         except UnidentifiedImageError:
             left_out[name] = NO_IMAGE
         except Exception as error:  # Pillow's decoders share no class of errors
             left_out[name] = " ".join(str(error).split()) or type(error).__name__
         else:
+            if pixels is not None:
+                _keep(photograph, pixels)
             first = found.setdefault(photograph.sha256, photograph)
             if first.name != name:
                 left_out[name] = f"is the same as {first.name}"
@@ -117,8 +119,8 @@ def _split(folder: Path, photographs: list[Photograph], left_out: dict[str, str]
     return Photographs(training, [one for one in held_out if one not in training], left_out)
 
 
-def _cached(path: Path, name: str, cache: Path, smallest: int) -> Photograph:
-    """The photograph of a file, reduced now if it never was.
+def _read(path: Path, name: str, cache: Path, smallest: int) -> tuple[Photograph, NDArray[np.uint8] | None]:
+    """The photograph of a file, and its pixels [H, W, 3], reduced now, unless they are in the cache.
 
     Raises:
         ValueError: it is too small, too large or flat.
@@ -133,15 +135,24 @@ def _cached(path: Path, name: str, cache: Path, smallest: int) -> Photograph:
             if min(width, height) < smallest:
                 raise ValueError(f"expected at least {smallest} pixels a side, got {width} x {height}")
             photograph = Photograph(name, digest := sha256(path), cache / f"{digest}.npy")
-            if not _is_whole(photograph):
-                pixels = reduced(image)
-                cache.mkdir(parents=True, exist_ok=True)
-                with replaced_when_whole(photograph.array) as file:
-                    np.save(file, pixels)
-    bits = entropy(photograph.pixels())
+            pixels = None if _is_whole(photograph) else reduced(image)
+    bits = entropy(photograph.pixels() if pixels is None else pixels)
     if bits < MIN_ENTROPY:
         raise ValueError(f"expected a photograph of at least {MIN_ENTROPY} bits of grey levels, got {bits:.1f}: flat")
-    return photograph
+    return photograph, pixels
+
+
+def _keep(photograph: Photograph, pixels: NDArray[np.uint8]) -> None:
+    """
+    Raises:
+        SctrtError: the cache cannot be written; a photograph that is left out for that would be missed by no one.
+    """
+    try:
+        photograph.array.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_when_whole(photograph.array) as file:
+            np.save(file, pixels)
+    except OSError as error:
+        raise SctrtError(f"{photograph.array} cannot be written ({error}); is the disk full?") from error
 
 
 def _is_whole(photograph: Photograph) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import bundle as bundles
-from ..bundle import MANIFEST, Normaliser
+from ..bundle import MANIFEST, WEIGHTS, Normaliser
 from ..model.autoencoder import VQAutoencoder
 from ..model.checkpoint import load_autoencoder
 from ..model.checkpoint import recipe_of as recipe_of_run
@@ -91,7 +91,7 @@ def _seen_by(checkpoint: Path | None) -> dict[str, Any]:
     """Normaliser and spacing that a bundle or a run was trained with; nothing where it has seen no PET."""
     if checkpoint is None:
         return {}
-    manifest = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    manifest = checkpoint.parent if checkpoint.name == WEIGHTS else checkpoint
     if (manifest / MANIFEST).is_file():
         found = bundles.load(manifest).manifest
         return {"normaliser": found.normaliser, "spacing_mm": found.spacing_mm}
