@@ -146,6 +146,15 @@ def test_grids_that_are_no_pet_are_refused(spacing, message):
         check_pet(Volume(pet(), np.diag([*spacing, 1.0])))
 
 
+def test_a_field_of_view_in_the_wrong_unit_is_refused():
+    with pytest.raises(VolumeError, match=r"at most 3000\.0 mm along each axis, got 4350 mm along z"):
+        check_pet(Volume(pet((290, 12, 12)), np.diag([15, 15, 15, 1.0])))
+
+
+def test_a_scan_of_two_metres_passes():
+    check_pet(Volume(pet((200, 12, 12)), np.diag([10, 10, 10, 1.0])))
+
+
 @pytest.mark.parametrize("unit", ["HU", "1/cm"])
 def test_units_of_ct_are_refused(unit):
     with pytest.raises(VolumeError, match=f"got one in {unit}"):
