@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import VolumeError
-from .volume import Volume
+from .volume import MAX_SAMPLE, Volume, beyond_float32
 
 MIN_VOXELS_PER_AXIS = 8
 # Human PET scanners reconstruct 1 to 6 mm voxels; the range leaves room for resampled and thick-slice images.
@@ -29,7 +29,7 @@ def check_pet(volume: Volume) -> None:
 
     Raises:
         VolumeError: too few voxels along an axis, too few or too many mm, voxels of an unlikely size, non-finite,
-            constant or mostly negative samples, or a unit of CT.
+            constant or mostly negative samples, ones beyond float32, or a unit of CT.
     """
     if volume.unit in NOT_PET_UNITS:
         raise VolumeError(f"expected a PET volume, got one in {volume.unit}; pass the PET, not the CT or mu-map")
@@ -99,6 +99,8 @@ def _check_samples(volume: Volume) -> None:
             "find where they come from, or set them to 0 (numpy.nan_to_num) if they lie outside the field of view"
         )
     lowest, highest = float(array.min()), float(array.max())
+    if max(-lowest, highest) > MAX_SAMPLE:
+        raise beyond_float32()
     if lowest == highest:
         name = "all zero" if lowest == 0 else f"all {lowest:g}"
         raise VolumeError(f"expected a PET volume, got one that is {name}; check how it was exported")

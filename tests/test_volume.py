@@ -122,6 +122,8 @@ def ct() -> np.ndarray:
         (np.full((12, 12, 12), 7.0), "all 7"),
         (ct(), "looks like a CT; pass the PET"),
         (-pet(), "mostly above 0.*check its scaling"),
+        (1e300 * pet().astype(np.float64), r"within float32 \(up to 3\.4e\+38\).*rescale"),
+        (-1e39 * pet().astype(np.float64), "within float32"),
         (pet((1, 12, 12)), "single slice along z"),
         (pet((12, 1, 12)), "single slice along y"),
         (pet((12, 12, 7)), "at least 8 voxels along each axis, got 7 along x"),
