@@ -104,7 +104,7 @@ def _measure(arguments: argparse.Namespace) -> None:
 def _facts(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         **environment(len(os.sched_getaffinity(0))),
-        **({} if arguments.device == "cpu" else {"gpu": gpu_name()}),
+        **({} if arguments.device == "cpu" else {"gpu": gpu_name(arguments.device)}),
         "runs_on": arguments.device,
         "shape_zyx": list(arguments.shape),
         "seed": SEED,

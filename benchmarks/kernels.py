@@ -42,7 +42,7 @@ def main() -> None:
         _say(f"warning: other work takes {busy:.1f} cores; the times will be too long, the threaded ones by far")
     report = {
         **environment(arguments.threads),
-        **({"gpu": gpu_name()} if machine.gpu else {}),
+        **({"gpu": gpu_name(machine.device)} if machine.gpu else {}),
         "kernels": ops.build_info(),
         "load_average_before": busy,
         "size": arguments.size,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import VolumeError
-from .volume import Volume
+from .volume import MAX_SAMPLE, Volume, beyond_float32
 
 MIN_VOXELS_PER_AXIS = 8
 # Human PET scanners reconstruct 1 to 6 mm voxels; the range leaves room for resampled and thick-slice images.
 MIN_VOXEL_MM, MAX_VOXEL_MM = 0.3, 20.0
 MIN_EXTENT_MM = 30.0  # smaller than any part of an adult that is scanned
+# Longer than any scanner's bed. Memory grows with mm cubed: a header ten times too large asks for 1000 times of it.
+MAX_EXTENT_MM = 3000.0
 NOT_PET_UNITS = ("HU", "1/cm")
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.0  # outside them lie metal, ringing and hot spots
 # Reconstruction noise and ringing reach a small share of the uptake; a CT's air (-1000 HU) exceeds all but dense bone.
@@ -26,8 +28,8 @@ def check_pet(volume: Volume) -> None:
         volume: [z, y, x], any unit of activity.
 
     Raises:
-        VolumeError: too few voxels or mm along an axis, voxels of an unlikely size, non-finite, constant or
-            mostly negative samples, or a unit of CT.
+        VolumeError: too few voxels along an axis, too few or too many mm, voxels of an unlikely size, non-finite,
+            constant or mostly negative samples, ones beyond float32, or a unit of CT.
     """
     if volume.unit in NOT_PET_UNITS:
         raise VolumeError(f"expected a PET volume, got one in {volume.unit}; pass the PET, not the CT or mu-map")
@@ -81,6 +83,11 @@ def _check_grid(volume: Volume) -> None:
                 f"expected at least {MIN_EXTENT_MM} mm along each axis, got {voxels * size:.4g} mm along {axis}; "
                 "pass the whole field of view of a human scan, and check that the affine is in mm"
             )
+        if voxels * size > MAX_EXTENT_MM:
+            raise VolumeError(
+                f"expected at most {MAX_EXTENT_MM} mm along each axis, got {voxels * size:.4g} mm along {axis}; "
+                "check the affine, it must be in mm"
+            )
 
 
 def _check_samples(volume: Volume) -> None:
@@ -92,6 +99,8 @@ def _check_samples(volume: Volume) -> None:
             "find where they come from, or set them to 0 (numpy.nan_to_num) if they lie outside the field of view"
         )
     lowest, highest = float(array.min()), float(array.max())
+    if max(-lowest, highest) > MAX_SAMPLE:
+        raise beyond_float32()
     if lowest == highest:
         name = "all zero" if lowest == 0 else f"all {lowest:g}"
         raise VolumeError(f"expected a PET volume, got one that is {name}; check how it was exported")

@@ -97,7 +97,7 @@ def synthesize(
         return
     if not output:
         raise typer.BadParameter("expected --output (-o), where the CT goes, or --plan")
-    written = [path.absolute() for path in (*images, preview, report, trace) if path]
+    written = [path.resolve() for path in (*images, preview, report, trace) if path]
     if len(set(written)) < len(written):
         raise typer.BadParameter("two outputs have the same name; give each its own")
     endings = {**dict.fromkeys(images, NIFTI), preview: (".png",), report: (".json",), trace: (".json",)}
@@ -308,7 +308,9 @@ def mu_map(
     from .mu_map import mu_map as make
     from .nifti import load
 
-    _check_outputs(ct, {output: (*NIFTI, ".hv")})
+    for source in (ct, hardware):
+        if source:
+            _check_outputs(source, {output: (*NIFTI, ".hv")})
     try:
         line(convention, kvp)
     except ValueError as error:

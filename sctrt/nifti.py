@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import VolumeError
 from .files import replaced_when_whole
-from .volume import Volume
+from .volume import Volume, beyond_float32
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # and back: it is its own inverse
 
@@ -110,7 +110,7 @@ def from_nibabel(image: nibabel.Nifti1Pair, unit: str = "arbitrary") -> Volume:
             values = np.asanyarray(image.dataobj).reshape(shape[::-1])
             array = np.ascontiguousarray(values.T, dtype=np.float32)
     except FloatingPointError:
-        raise _overflow() from None
+        raise beyond_float32() from None
     except (OSError, EOFError, ValueError, zlib.error, MemoryError, HeaderDataError) as error:
         raise VolumeError(f"the image's samples cannot be read ({error}); check the file behind it") from error
     return Volume(array, affine, unit)
@@ -334,15 +334,10 @@ def _read_samples(
                     chunk = chunk.astype(np.float64) * slope + intercept
                 samples[start : start + len(chunk)] = chunk
     except FloatingPointError:
-        raise _overflow() from None
+        raise beyond_float32() from None
     except MemoryError:
         raise VolumeError(f"{count:,} voxels do not fit into memory; crop or resample the volume first") from None
     return samples
-
-
-def _overflow() -> VolumeError:
-    largest = np.finfo(np.float32).max
-    return VolumeError(f"expected samples within float32 (up to {largest:.2g}), got larger ones; rescale them first")
 
 
 def _skip(stream: BinaryIO, count: int) -> int:
@@ -419,4 +414,4 @@ def _write(file: BinaryIO, header: nibabel.Nifti1Header, array: NDArray, dtype: 
                 for plane in array:  # [y, x]: C order is NIfTI's order, x fastest
                     stream.write(np.ascontiguousarray(plane, dtype=dtype).data)
         except FloatingPointError:
-            raise _overflow() from None
+            raise beyond_float32() from None

@@ -14,6 +14,7 @@ from .errors import VolumeError
 MIN_AXIS_INDEPENDENCE = 1e-3
 MIN_VOXEL_MM = 1e-6
 MAX_AFFINE_MM = 1e6  # a kilometre from the scanner's isocentre: the header is damaged
+MAX_SAMPLE = float(np.finfo(np.float32).max)  # files, kernels and networks take float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +101,8 @@ def check_affine(affine: NDArray[np.float64]) -> None:
         raise VolumeError(
             f"expected an affine whose three axes span space, got the singular matrix {affine.tolist()}; {mend}"
         )
+
+
+def beyond_float32() -> VolumeError:
+    """What is said of samples beyond `MAX_SAMPLE`."""
+    return VolumeError(f"expected samples within float32 (up to {MAX_SAMPLE:.2g}), got larger ones; rescale them first")

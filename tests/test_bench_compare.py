@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sctrt.bench.compare import LEAST_CHANGE, compare, verdict
 from sctrt.bench.fit import exponent, straight_line
-from sctrt.bench.report import Accuracy, Machine, Model, Report, Row, Spread
+from sctrt.bench.report import Accuracy, Machine, Model, Report, Roofline, Row, Series, Spread
 
 times = st.floats(1e-6, 1e4)
 samples = st.lists(times, min_size=1, max_size=40)
@@ -173,3 +173,44 @@ def test_what_else_differs_is_said():
     found = lines(report(row()), report(row(), commit="def"))
     assert found["the runs differ"] == [["commit", "abc", "def"]]
     assert "the runs differ" not in lines(report(row()), report(row()))
+
+
+RIGHT, WRONG, UNJUDGED = (Accuracy(against="x", within=within) for within in (True, False, None))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (WRONG, RIGHT, "mended"),
+        (WRONG, WRONG, "wrong as before"),
+        (WRONG, None, "not measured"),
+        (WRONG, UNJUDGED, "not measured"),
+        (RIGHT, WRONG, "WRONG"),
+        (RIGHT, None, "not measured"),
+        (None, WRONG, "WRONG"),
+        (RIGHT, RIGHT, ""),
+        (UNJUDGED, None, ""),
+        (None, RIGHT, ""),
+        (None, None, ""),
+    ],
+)
+def test_what_became_of_the_accuracy(before, after, said):
+    assert lines(report(row(accuracy=before)), report(row(accuracy=after)))["rows"][0][6] == said
+
+
+def test_a_seed_of_0_is_a_seed():
+    other = report(row()).model_copy(update={"seed": 5})
+    assert lines(report(row()), other)["the runs differ"] == [["seed", "0", "5"]]
+    assert lines(other, report(row()))["the runs differ"] == [["seed", "5", "0"]]
+
+
+def test_series_and_rooflines_are_not_compared_and_it_says_so():
+    grown = report()
+    grown.scaling = [Series(name="longer body", x="times the voxels", points=[])] * 2
+    assert lines(grown, grown) == {"not compared": [["scaling series", "2", "2"]]}
+    floors = Roofline(case="body", runtime="native", precision="fp32", copy_gb_s=1, matrix_gflop_s=1, stages=[])
+    grown.rows, grown.rooflines = [row()], [floors]
+    found = lines(report(row()), grown)
+    assert found["not compared"] == [["scaling series", "0", "2"], ["rooflines", "0", "1"]]
+    assert found["in short"] == [["0", "0", "1", "0"]]
+    assert "not compared" not in lines(report(row()), report(row()))

@@ -67,6 +67,7 @@ def spoiled(**of):
         (spoiled(seed="x"), "damaged: seed"),
         (spoiled(rows=[{"suite": "x"}]), "damaged: rows.0"),
         (spoiled(extra=1), "damaged: extra"),
+        (spoiled(cases=[{"name": "body", "shape_zyx": [1, 2], "voxel_mm": 4, "what": "a body"}]), "cases.0.shape_zyx"),
         ("[" * 100_000, "no JSON"),
     ],
 )

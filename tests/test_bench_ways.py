@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sctrt import Volume
-from sctrt.bench import accuracy, cases, meters, run, work
+from sctrt.bench import accuracy, cases, environment, meters, run, work
 from sctrt.bench.cases import SIZES, make_pet, whole_view
 from sctrt.bench.report import Accuracy, Findings, Row, Spread
 from sctrt.bench.suites import pipeline, roofline, scaling
@@ -313,6 +313,67 @@ def test_what_a_worker_found_is_kept_however_it_ends(tmp_path, monkeypatch, scri
     made = work.run(request, tmp_path, lambda line: None)
     assert made.rows == [row()]
     assert [one.reason for one in made.left_out] == ([] if reason is None else [reason])
+
+
+@pytest.mark.parametrize(
+    ("device", "listed", "said"),
+    [
+        ("cpu", None, "cpu None"),
+        ("cpu", "3,5", "cpu 3,5"),
+        ("cuda", None, "cuda 0"),
+        ("cuda:1", None, "cuda 1"),
+        ("cuda:1", "3,5", "cuda 5"),
+        ("cuda:0", "GPU-8932f937, GPU-d72c8a14", "cuda GPU-8932f937"),
+    ],
+)
+def test_a_worker_sees_the_asked_gpu_alone(tmp_path, monkeypatch, device, listed, said):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    told = "json.load(open(sys.argv[1]))['device'], os.environ.get('CUDA_VISIBLE_DEVICES')"
+    command = f"import json, os, sys; sys.exit('%s %s' % ({told}))"
+    start = work.subprocess.Popen
+    monkeypatch.setattr(
+        work.subprocess, "Popen", lambda args, **of: start([sys.executable, "-c", command, *args[3:]], **of)
+    )
+    request = work.Request(task="ours", suite="pipeline", name="a way", device=device, threads=1, seconds=60.0)
+    assert work.run(request, tmp_path, lambda line: None).left_out[0].reason == f"exit status 1; {said}"
+
+
+def test_the_named_gpu_is_the_asked_one(monkeypatch):
+    cards = {"cuda": "the first", "cuda:1": "the second"}
+    monkeypatch.setattr(environment, "card", lambda device: types.SimpleNamespace(name=cards[device]))
+    answer = types.SimpleNamespace(stdout="570.1\n570.1\n")
+    monkeypatch.setattr(environment.subprocess, "run", lambda *args, **of: answer)
+    assert environment.gpu_name("cuda:1") == "the second, driver 570.1"
+    assert environment.gpu_name("cuda") == "the first, driver 570.1"
+
+    def fails(*args, **of):
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(environment.subprocess, "run", fails)
+    assert environment.gpu_name("cuda:1") == "the second"
+
+
+@pytest.mark.parametrize(
+    ("device", "listed", "asked"), [("cuda:1", None, 1), ("cuda", "5", 5), ("cuda", "GPU-8932f937", "GPU-8932f937")]
+)
+def test_energy_is_of_the_gpu_that_cuda_sees(monkeypatch, device, listed, asked):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    counted = []
+    nvml = types.SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: counted.append(handle) or 0,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    with meters.Energy(device):
+        pass
+    assert counted == [asked, asked]
 
 
 def test_energy_is_what_nvml_counted(monkeypatch):

@@ -164,7 +164,11 @@ def test_a_bundle_of_a_newer_format_is_refused(run, pet_file, bundle_copy, tmp_p
         (["-o", "ct.nii.gz", "--preview", "p.jpg"], "png"),
         (["-o", "missing/ct.nii.gz"], "cannot be written"),
         (["-o", "nac.nii.gz"], "is the input"),
+        (["-o", "sub/../nac.nii.gz"], "is the input"),
+        (["-o", "linked/nac.nii.gz"], "is the input"),
         (["-o", "ct.nii.gz", "--mu-map", "ct.nii.gz"], "same name"),
+        (["-o", "ct.nii.gz", "--uncertainty", "sub/../ct.nii.gz"], "same name"),
+        (["-o", "ct.nii.gz", "--uncertainty", "linked/ct.nii.gz"], "same name"),
         (["-o", "ct.nii.gz", "--kvp", "90"], "--kvp"),
         (["-o", "ct.nii.gz", "--fusion", "axial", "--uncertainty", "u.nii.gz"], "three planes"),
         ([], "output"),
@@ -172,6 +176,8 @@ def test_a_bundle_of_a_newer_format_is_refused(run, pet_file, bundle_copy, tmp_p
 )
 def test_wrong_usage_ends_with_2_before_any_work(run, pet_file, tmp_path, monkeypatch, options, reason):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path)
     before = pet_file.read_bytes()
     code, _, said = run("synthesize", pet_file, *options)
     assert code == 2 and reason in " ".join(said.replace("│", " ").split())

@@ -146,6 +146,17 @@ def test_command_refuses_wrong_usage(run, ct_file, tmp_path, options, code, mess
     assert not (tmp_path / "mu.nii").exists()
 
 
+def test_neither_input_is_overwritten(run, ct_file, tmp_path):
+    (tmp_path / "linked").symlink_to(tmp_path)
+    coils = tmp_path / "coils.nii.gz"
+    Volume(np.full((9, 9, 9), 0.01, np.float32), AFFINE, "1/cm").save(coils)
+    for name in (ct_file.name, coils.name):
+        before = (tmp_path / name).read_bytes()
+        code, _, said = run("mu-map", ct_file, "-o", tmp_path / "linked" / name, "--hardware", coils)
+        assert code == 2 and "is the input" in " ".join(said.replace("│", " ").split())
+        assert (tmp_path / name).read_bytes() == before
+
+
 def test_command_refuses_a_mu_map_and_a_ct_with_an_offset(run, ct_file, tmp_path):
     assert run("mu-map", ct_file, "-o", tmp_path / "mu.nii")[0] == 0
     code, _, said = run("mu-map", tmp_path / "mu.nii", "-o", tmp_path / "again.nii")

@@ -122,6 +122,8 @@ def ct() -> np.ndarray:
         (np.full((12, 12, 12), 7.0), "all 7"),
         (ct(), "looks like a CT; pass the PET"),
         (-pet(), "mostly above 0.*check its scaling"),
+        (1e300 * pet().astype(np.float64), r"within float32 \(up to 3\.4e\+38\).*rescale"),
+        (-1e39 * pet().astype(np.float64), "within float32"),
         (pet((1, 12, 12)), "single slice along z"),
         (pet((12, 1, 12)), "single slice along y"),
         (pet((12, 12, 7)), "at least 8 voxels along each axis, got 7 along x"),
@@ -144,6 +146,15 @@ def test_samples_that_are_no_pet_are_refused(array, message):
 def test_grids_that_are_no_pet_are_refused(spacing, message):
     with pytest.raises(VolumeError, match=message):
         check_pet(Volume(pet(), np.diag([*spacing, 1.0])))
+
+
+def test_a_field_of_view_in_the_wrong_unit_is_refused():
+    with pytest.raises(VolumeError, match=r"at most 3000\.0 mm along each axis, got 4350 mm along z"):
+        check_pet(Volume(pet((290, 12, 12)), np.diag([15, 15, 15, 1.0])))
+
+
+def test_a_scan_of_two_metres_passes():
+    check_pet(Volume(pet((200, 12, 12)), np.diag([10, 10, 10, 1.0])))
 
 
 @pytest.mark.parametrize("unit", ["HU", "1/cm"])

@@ -35,22 +35,35 @@ def _interval(spread: Spread) -> tuple[float, float]:
 
 
 def compare(before: Report, after: Report) -> Iterator[Table]:
-    """What differs between the runs themselves; then the rows that both have; then those that one has."""
+    """What differs between the runs; what is not compared; the rows that both have; those that one has."""
     if differs := _differences(before, after):
         yield Table("the runs differ: times tell these differences too", ["", "before", "after"], differs)
     if before.runs_on != after.runs_on or _device(before) != _device(after):
         yield Table("not compared: the runs are of different devices", ["", "before", "after"], _devices(before, after))
         return
+    if uncompared := _uncompared(before, after):
+        caption = "Rows alone are compared; sctrt bench --read FILE shows these."
+        yield Table("not compared: series and rooflines", ["", "before", "after"], uncompared, caption)
     old = {row.key: row for row in before.rows}
     new = {row.key: row for row in after.rows}
     both = [(old[key], new[key]) for key in old if key in new]
     rows = [_line(a, b) for a, b in both]
-    yield Table("rows", ["", "before [s]", "after [s]", "times as long", "time", "memory", "accuracy"], rows)
+    if rows:
+        yield Table("rows", ["", "before [s]", "after [s]", "times as long", "time", "memory", "accuracy"], rows)
     only = [["before", _name(old[key])] for key in old if key not in new]
     only += [["after", _name(new[key])] for key in new if key not in old]
     if only:
         yield Table("in one run alone", ["", "row"], only)
-    yield _summary(both)
+    if rows or not uncompared:
+        yield _summary(both)
+
+
+def _uncompared(before: Report, after: Report) -> list[list[str]]:
+    counts = {
+        "scaling series": (len(before.scaling), len(after.scaling)),
+        "rooflines": (len(before.rooflines), len(after.rooflines)),
+    }
+    return [[name, str(a), str(b)] for name, (a, b) in counts.items() if a or b]
 
 
 def comparable(before: Row, after: Row) -> str:
@@ -83,7 +96,13 @@ def _memory(before: Row, after: Row) -> str:
 def _accuracy(before: Row, after: Row) -> str:
     if after.wrong:
         return "WRONG" if not before.wrong else "wrong as before"
+    if _judged(before) and not _judged(after):
+        return "not measured"
     return "mended" if before.wrong else ""
+
+
+def _judged(row: Row) -> bool:
+    return row.accuracy is not None and row.accuracy.within is not None
 
 
 def _summary(both: list[tuple[Row, Row]]) -> Table:
@@ -123,4 +142,6 @@ def _differences(before: Report, after: Report) -> list[list[str]]:
     }
     names = sorted(before.machine.versions.keys() | after.machine.versions.keys())
     pairs |= {name: (before.machine.versions.get(name), after.machine.versions.get(name)) for name in names}
-    return [[name, str(a or "-"), str(b or "-")] for name, (a, b) in pairs.items() if a != b]
+    return [
+        [name, *("-" if value is None else str(value) for value in (a, b))] for name, (a, b) in pairs.items() if a != b
+    ]

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..gpus import card
+
 REPOSITORY = Path(__file__).parents[2]  # of a checkout; of an installed package a folder of packages
 PACKAGES = (
     *("numpy", "scipy", "openvino", "onnxruntime", "torch", "triton", "faiss-cpu", "cupy-cuda12x", "cupy-cuda13x"),
@@ -47,16 +49,28 @@ def cpu_model() -> str:
     return match[1] if match else platform.processor() or platform.machine()
 
 
-def gpu_name() -> str:
-    """The first GPU's name, with its driver's version where that can be asked for."""
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "--id=0"]
+def gpu_name(device: str) -> str:
+    """The name of the GPU that "cuda[:i]" means, with its driver's version where that can be asked for."""
+    there = card(device)
+    name = there.name if there else "unknown GPU"
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        name, driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip().split(", ")
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
         return f"{name}, driver {driver}"
-    except (OSError, subprocess.CalledProcessError, ValueError):
-        import torch
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return name
 
-        return torch.cuda.get_device_name(0)
+
+def visible(device: str) -> str:
+    """The GPU that "cuda[:i]" means as CUDA_VISIBLE_DEVICES lists it: its number among all, or its UUID."""
+    index = device_index(device)
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return listed.split(",")[index].strip() if listed else str(index)
+
+
+def device_index(device: str) -> int:
+    """Of "cuda[:i]"."""
+    return int(device.partition(":")[2] or 0)
 
 
 def available_gb() -> float:
@@ -80,6 +94,11 @@ def commit() -> str:
 def thread_environment(threads: int) -> dict[str, str]:
     """The environment of a child process whose maths libraries use `threads` threads."""
     return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+
+
+def gpu_environment(device: str) -> dict[str, str]:
+    """What makes `device` a child process's only GPU, its "cuda", for libraries that know no numbers too."""
+    return {} if device == "cpu" else {"CUDA_VISIBLE_DEVICES": visible(device)}
 
 
 def _git(*arguments: str) -> str:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from .environment import device_index, visible
+
 POLL_S = 0.02
 
 
@@ -62,7 +64,11 @@ class Energy:
             with suppress(pynvml.NVMLError):
                 pynvml.nvmlInit()
                 self._nvml = pynvml
-                self._handle = pynvml.nvmlDeviceGetHandleByIndex(device_index(self._device))
+                name = visible(self._device)  # NVML heeds no CUDA_VISIBLE_DEVICES
+                if name.isdigit():
+                    self._handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
+                else:
+                    self._handle = pynvml.nvmlDeviceGetHandleByUUID(name)
                 self._before = pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
                 return self
         self._nvml = None
@@ -73,8 +79,3 @@ class Energy:
             return
         with suppress(self._nvml.NVMLError):
             self.joules = (self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) - self._before) / 1000
-
-
-def device_index(device: str) -> int:
-    """Of "cuda[:i]"."""
-    return int(device.partition(":")[2] or 0)

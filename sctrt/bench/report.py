@@ -124,9 +124,9 @@ class LeftOut(Strict):
 
 class CaseFacts(Strict):
     name: str
-    shape_zyx: list[int]
+    shape_zyx: tuple[int, int, int]
     voxel_mm: float
-    network_grid_zyx: list[int] | None = None
+    network_grid_zyx: tuple[int, int, int] | None = None
     what: str
 
 

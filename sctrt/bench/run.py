@@ -78,7 +78,7 @@ def run(
             python=facts["python"],
             versions=facts["versions"],
             kernels=ops.build_info(),
-            gpu=gpu_name() if kind == "cuda" else None,
+            gpu=gpu_name(device) if kind == "cuda" else None,
         ),
         model=Model(name=bundle.manifest.name, fingerprint=bundle.fingerprint),
         suites=ordered,

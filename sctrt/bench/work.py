@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from .environment import thread_environment
+from .environment import gpu_environment, thread_environment
 from .report import Findings, LeftOut, Strict
 
 MOST_RUNS = 30  # of one way, however much time there is
@@ -70,10 +70,12 @@ def run(request: Request, scratch: Path, say: Say) -> Findings:
     """What the worker found; how it ended otherwise than well is under `left_out`."""
     asked, answer, log = scratch / "request.json", scratch / "answer.json", scratch / "log"
     answer.unlink(missing_ok=True)
-    asked.write_text(request.model_dump_json())
+    there = request.model_copy(update={"device": request.device.split(":")[0]})  # see gpu_environment
+    asked.write_text(there.model_dump_json())
     command = [sys.executable, "-m", "sctrt.bench.worker", str(asked), str(answer)]
     limit = request.seconds * OVER + OVER_S
-    environment = {**thread_environment(request.threads), "PYTHONPATH": _python_path()}
+    environment = {**thread_environment(request.threads), **gpu_environment(request.device)}
+    environment["PYTHONPATH"] = _python_path()
     with log.open("w") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
