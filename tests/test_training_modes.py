@@ -132,6 +132,13 @@ def test_a_bundle_is_fine_tuned_on_the_pet_that_it_knows(scales_bundle, tmp_path
         assert config.mode == "no-frozen" and config.architecture == manifest.architecture
 
 
+def test_a_checkpoint_beside_another_manifest_is_not_of_a_bundle(pretrained, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"files": []}')
+    torch.save(pretrained.state_dict(), tmp_path / "vq.ckpt")
+    request = Request(tmp_path, None, 2, None, None, tmp_path / "vq.ckpt", None, None, None, tmp_path)
+    assert recipe_of(request, pretrained).normaliser == Normaliser()
+
+
 def test_an_adapter_begins_as_the_identity(pretrained):
     config = recipe("adapter")
     network = initial_network(config, pretrained)
