@@ -195,6 +195,23 @@ def test_a_copy_of_a_pet_is_listed(cohort, tmp_path):
     assert "nac.nii.gz of patient copy is the same as" in problem and "of patient a" in problem
 
 
+def test_a_pet_of_two_scans_is_listed(cohort, tmp_path):
+    file = table(cohort, "c.csv", [row("a", scan="1"), row("a", scan="2"), row("c")])
+    (problem,) = problems_of(file, tmp_path)
+    assert "a/nac.nii.gz stands there 2 times (a/1, a/2)" in problem
+
+
+def test_a_copy_of_a_pet_as_another_scan_is_listed(cohort, tmp_path):
+    shutil.copytree(cohort / "a", cohort / "copy")
+    (problem,) = problems_of(table(cohort, "c.csv", [row("a", scan="1"), row("a", "copy", scan="2")]), tmp_path)
+    assert "copy/nac.nii.gz of a/2 is the same as" in problem and problem.endswith("a/nac.nii.gz of a/1")
+
+
+def test_two_scans_may_share_a_ct(cohort):
+    rows = [row("a", scan="1"), {**row("a", "b", scan="2"), "ct": "a/ct.nii.gz"}, row("c")]
+    assert len(read_cohort(table(cohort, "c.csv", rows))) == 3
+
+
 def test_a_copy_of_a_ct_is_listed(cohort, nac_body, tmp_path):
     nac_body.save_case(cohort / "d", nac_body.pet((24, 42, 40)))
     shutil.copy(cohort / "d" / "ct.nii.gz", cohort / "a" / "ct.nii.gz")

@@ -23,7 +23,7 @@ PATIENTS = st.lists(st.integers(0, 30).map(str), min_size=6, max_size=40).filter
 
 def case(patient, name):
     empty = np.zeros((1, 1, 1))
-    return CachedCase(patient, name, Path(name), Path(name), empty, empty, np.eye(4), (slice(1), slice(1), slice(1)))
+    return CachedCase(patient, name, Path(name), Path(name), empty, empty, np.eye(4), (slice(1),) * 3, name, name)
 
 
 @given(PATIENTS, st.integers(2, 5), st.integers(0, 99))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,16 @@ def test_a_patient_in_both_cohorts_is_refused(place, tmp_path):
     cohort = str(place / "cohort")
     result = CliRunner().invoke(app, ["train", cohort, "--validation", cohort, "-o", str(tmp_path / "run")])
     assert result.exit_code != 0 and "patient a stands in both cohorts" in str(result.exception or result.output)
+
+
+def test_a_copy_in_the_other_cohort_is_refused(place, tmp_path, run):
+    """Under another name, a patient would be trained on and validated on."""
+    shutil.copytree(place / "cohort" / "a", tmp_path / "val" / "other_name")
+    options = ("--config", place / "tiny.json", "--cache", place / "cache", "-o", tmp_path / "run")
+    code, _, error = run("train", place / "cohort", "--validation", tmp_path / "val", *options)
+    other, own = (tmp_path / "val" / "other_name" / "nac.nii.gz", place / "cohort" / "a" / "nac.nii.gz")
+    assert code == 3 and f"{other} of patient other_name is the same as {own} of patient a" in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", names())

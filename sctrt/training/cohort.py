@@ -173,7 +173,7 @@ def _missing(pairs: list[Pair]) -> list[str]:
 
 
 def _repeated(pairs: list[Pair]) -> list[str]:
-    """Patients and scans that stand there twice, and files that are of two pairs: a patient might be in two folds."""
+    """Patients, scans and PETs that stand there twice, and files of two patients, who might be in two folds."""
     named: dict[tuple[str, str], list[Pair]] = defaultdict(list)
     files: dict[Path, list[Pair]] = defaultdict(list)
     for pair in pairs:
@@ -190,4 +190,8 @@ def _repeated(pairs: list[Pair]) -> list[str]:
         patients = sorted({pair.patient for pair in same})
         if len(patients) > 1:
             problems.append(f"{file} is of several patients: {', '.join(patients)}")
+            continue
+        scans = [pair.name for pair in same if pair.pet.resolve() == file]
+        if len(set(scans)) > 1:  # else the scan itself stands there twice, which is said above
+            problems.append(f"{file} stands there {len(scans)} times ({', '.join(scans)}); leave all but one out")
     return problems

@@ -13,7 +13,7 @@ from ..model.autoencoder import VQAutoencoder
 from ..model.checkpoint import load_autoencoder
 from ..model.checkpoint import recipe_of as recipe_of_run
 from . import recipes
-from .cache import CachedCase, cache_cohort
+from .cache import CachedCase, Seen, cache_cohort
 from .cohort import CohortError
 from .config import FROM_CHECKPOINT, Mode, TrainingConfig, fine_tuning
 from .folds import cross_validate
@@ -110,10 +110,11 @@ def _cases(request: Request, config: TrainingConfig, say: Say) -> tuple[list[Cac
     """The cases to train on and those to validate on; what is wrong with either is said at once."""
     found: list[list[CachedCase]] = []
     problems: list[str] = []
+    seen: Seen = {}
     cohorts = [request.cohort] if request.validation is None else [request.cohort, request.validation]
     for cohort in cohorts:
         try:
-            found.append(cache_cohort(cohort, request.cache, config.spacing_mm, say))
+            found.append(cache_cohort(cohort, request.cache, config.spacing_mm, say, seen))
         except CohortError as error:
             problems += error.problems
     if problems:
