@@ -13,6 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from ..errors import VolumeError
 from ..files import write_json
 from ..model.autoencoder import VQAutoencoder
 from .cache import CachedCase
@@ -78,9 +79,10 @@ def train(
         BundleError: the pre-trained network does not fit the recipe.
         RunError: the processes do not divide the micro-batches, a pre-trained network is missing or unused, or
             `output` holds a run that is not to be resumed, or one of other cases or another network.
+        VolumeError: files were replaced since the resumed run began.
     """
     check_fit(config, machine, pretrained)
-    _check_place(config, training, output, resume)
+    check_place(config, training, output, resume)
     start = None if pretrained is None else initial_network(config, pretrained)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
     if machine.processes > 1 and not torch.cuda.is_available():
@@ -88,7 +90,7 @@ def train(
     data = CaseData(training, validation, config)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / CONFIG, config.model_dump(mode="json"))
-    write_json(output / CASES, {"training": _listed(training), "validation": _listed(validation)})
+    write_json(output / CASES, listed(training, validation))
     if config.mode != "staged":
         return _fit(_seeded(lambda: PetToCt(config, start), config), data, output / LAST_STAGE, machine, resume)
     autoencoder = _seeded(lambda: Autoencoder(config), config)
@@ -121,8 +123,12 @@ def check_fit(config: TrainingConfig, machine: Machine, pretrained: VQAutoencode
         initial_network(config, pretrained)
 
 
-def _check_place(config: TrainingConfig, training: list[CachedCase], output: Path, resume: bool) -> None:
-    """Refuses to overwrite a run, or to go on with it as another."""
+def check_place(config: TrainingConfig, training: list[CachedCase], output: Path, resume: bool) -> None:
+    """Refuses to overwrite a run, or to go on with it as another.
+
+    Raises:
+        RunError, VolumeError: see `train`.
+    """
     if not list(output.glob(f"*/{LAST}")):
         return
     if not resume:
@@ -132,9 +138,26 @@ def _check_place(config: TrainingConfig, training: list[CachedCase], output: Pat
     if other:
         raise RunError(f"expected the run's own {', '.join(other)}, as in {output / CONFIG}; start another run")
     if (output / CASES).exists():
-        cases = {case["name"] for case in json.loads((output / CASES).read_bytes())["training"]}
-        if cases != {case.name for case in training}:
+        cases = {case["name"]: case.get("sha256") for case in json.loads((output / CASES).read_bytes())["training"]}
+        if cases.keys() != {case.name for case in training}:
             raise RunError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
+        _check_files(cases, training, output)
+
+
+def _check_files(begun: dict[str, dict[str, str] | None], training: list[CachedCase], output: Path) -> None:
+    """Refuses files that are others than those of that name were; older runs did not keep their hashes."""
+    other = [
+        file
+        for case in training
+        for kind, file in (("pet", case.source), ("ct", case.ct_source))
+        if (known := begun[case.name]) and known[kind] != _sha256(case)[kind]
+    ]
+    if other:
+        more = f" and {len(other) - 1} more" if other[1:] else ""
+        raise VolumeError(
+            f"expected the files that the run began with, as listed in {output / CASES}, got other content in "
+            f"{other[0]}{more}; put the files back, or start another run"
+        )
 
 
 def _fixed(config: TrainingConfig) -> dict[str, Any]:
@@ -145,8 +168,20 @@ def _fixed(config: TrainingConfig) -> dict[str, Any]:
     return dict(config.model_copy(update={**stages, "save_every": 1, "validate_every": 1}))
 
 
-def _listed(cases: list[CachedCase]) -> list[dict[str, str]]:
-    return [{"patient": case.patient, "name": case.name, "pet": str(case.source)} for case in cases]
+def listed(training: list[CachedCase], validation: list[CachedCase]) -> dict[str, list[dict[str, Any]]]:
+    """The content of `cases.json`: who was trained on, and on which files."""
+    parts = {"training": training, "validation": validation}
+    return {
+        name: [
+            {"patient": case.patient, "name": case.name, "pet": str(case.source), "sha256": _sha256(case)}
+            for case in part
+        ]
+        for name, part in parts.items()
+    }
+
+
+def _sha256(case: CachedCase) -> dict[str, str]:
+    return {"pet": case.pet_sha256, "ct": case.ct_sha256}
 
 
 def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
