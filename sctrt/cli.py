@@ -505,6 +505,11 @@ def export(
         raise typer.BadParameter(f"--cohort {cohort} is not there")
     _check_bundle_name(output)
     if checkpoint.is_dir() and (checkpoint / "folds.json").is_file():
+        if cohort:
+            raise typer.BadParameter(
+                "--cohort is of a single run, and each fold was trained on patients of its own, which its cases.json "
+                "lists; leave it out, or export each fold's last.ckpt with its own; join them by sctrt ensemble"
+            )
         from .training.export import export_folds
 
         made = export_folds(checkpoint, output, half_weights, say=_say)

@@ -147,6 +147,14 @@ def test_a_fold_knows_the_pets_of_its_own_patients_alone(folds, place, tmp_path)
         assert domain.ranges["length_mm"] == (min(lengths), max(lengths))
 
 
+def test_a_cohort_for_all_folds_is_refused(folds, place, tmp_path, run):
+    """Each fold would be said to know the patients that it was validated on."""
+    bundle = tmp_path / "tiny.sctrt"
+    code, _, error = run("export", folds, "-o", bundle, "--cohort", place / "cohort")
+    assert code == 2 and "each fold was trained on patients of its own" in " ".join(error.replace("│", " ").split())
+    assert not bundle.exists()
+
+
 # What is asked for
 
 

@@ -60,7 +60,7 @@ def run_training(request: Request, output: Path, machine: Machine, resume: bool,
 
     if request.folds is None:
         return [train_fold(cases, validation, output)]
-    return cross_validate(config, cases, request.folds, output, train_fold, request.fold)
+    return cross_validate(config, cases, request.folds, output, train_fold, request.fold, resume)
 
 
 def recipe_of(request: Request, pretrained: VQAutoencoder | None) -> TrainingConfig:

@@ -133,7 +133,7 @@ def check_place(config: TrainingConfig, training: list[CachedCase], output: Path
         return
     if not resume:
         raise RunError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
-    begun, now = (_fixed(c) for c in (TrainingConfig.model_validate_json((output / CONFIG).read_bytes()), config))
+    begun, now = (fixed(c) for c in (TrainingConfig.model_validate_json((output / CONFIG).read_bytes()), config))
     other = [name for name in now if begun[name] != now[name]]
     if other:
         raise RunError(f"expected the run's own {', '.join(other)}, as in {output / CONFIG}; start another run")
@@ -160,7 +160,7 @@ def _check_files(begun: dict[str, dict[str, str] | None], training: list[CachedC
         )
 
 
-def _fixed(config: TrainingConfig) -> dict[str, Any]:
+def fixed(config: TrainingConfig) -> dict[str, Any]:
     """What a run cannot change on its way: all but how long it goes on, and how often it looks up."""
     stages = {
         name: getattr(config, name).model_copy(update={"steps": 0}) for name in ("autoencoder", "encoder", "joint")
