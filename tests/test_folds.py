@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from sctrt.training.cache import CachedCase
 from sctrt.training.config import StageConfig, TrainingConfig
 from sctrt.training.fitting import METRICS
 from sctrt.training.folds import cross_validate, fold_checkpoints, split, summary
-from sctrt.training.train import LAST_STAGE, RunError
+from sctrt.training.train import LAST_STAGE, RunError, alone_in
 
 CONFIG = TrainingConfig(seed=5)
 PATIENTS = st.lists(st.integers(0, 30).map(str), min_size=6, max_size=40).filter(lambda p: len(set(p)) >= 5)
@@ -123,6 +125,29 @@ def test_all_folds_are_checked_before_the_first_is_trained(tmp_path):
     with pytest.raises(RunError, match="fold-1 holds a run already"):
         cross_validate(CONFIG, cases, 2, tmp_path, never)
     assert not (tmp_path / "folds.json").exists()
+
+
+def test_a_fold_that_another_run_trains_is_refused_and_the_others_are_not(tmp_path):
+    cases = [case(str(i), str(i)) for i in range(6)]
+
+    def meanwhile(*_):
+        for asked in (None, 1):
+            with pytest.raises(RunError, match=r"no other run writes to, got .*fold-1"):
+                cross_validate(CONFIG, cases, 2, tmp_path, never, only=asked)
+        return cross_validate(CONFIG, cases, 2, tmp_path, lambda *_: tmp_path, only=0)[0]
+
+    assert cross_validate(CONFIG, cases, 2, tmp_path, meanwhile, only=1) == [tmp_path]
+
+
+def test_only_the_first_process_of_a_run_locks(tmp_path, monkeypatch):
+    with alone_in(tmp_path):
+        with pytest.raises(RunError, match="no other run"):
+            alone_in(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setenv("NODE_RANK", "1")
+            alone_in(tmp_path)
+        monkeypatch.setattr(rank_zero_only, "rank", 1)
+        alone_in(tmp_path)
 
 
 def test_a_copy_of_a_fold_is_none(tmp_path):

@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
 from sctrt.cli import app  # noqa: E402
+from sctrt.files import locked  # noqa: E402
 from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
 from sctrt.training.recipes import load, load_config, names  # noqa: E402
 
@@ -192,6 +193,19 @@ def test_a_copy_in_the_other_cohort_is_refused(place, tmp_path, run):
     other, own = (tmp_path / "val" / "other_name" / "nac.nii.gz", place / "cohort" / "a" / "nac.nii.gz")
     assert code == 3 and f"{other} of patient other_name is the same as {own} of patient a" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_in_one_folder_is_refused(place, tmp_path, run):
+    options = ("--validation", tmp_path / "val", "--config", place / "tiny.json", "--cache", place / "cache")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "d").symlink_to(place / "cohort" / "c")
+    table = "patient,pet,ct\n" + "".join(f"{p},cohort/{p}/nac.nii.gz,cohort/{p}/ct.nii.gz\n" for p in "ab")
+    (place / "two.csv").write_text(table)
+    with locked(tmp_path / "run"):
+        code, _, error = run("train", place / "two.csv", *options, "-o", tmp_path / "run")
+    message = " ".join(error.replace("│", " ").split())
+    assert code == 2 and "expected a folder that no other run writes to" in message
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("name", names())

@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
 from .fitting import LAST, METRICS
-from .train import LAST_STAGE, RunError, check_place, fixed
+from .train import LAST_STAGE, RunError, alone_in, check_place, fixed
 
 SUMMARY = "folds.json"
 
@@ -64,23 +65,25 @@ def cross_validate(
 
     Raises:
         RunError: `output` holds folds of another split or recipe, or one of those asked for that is not to be resumed;
-            nothing was trained.
+            or that another run is training; nothing was trained.
         VolumeError: see `train.check_place`.
     """
     held_out = split([case.patient for case in cases], folds, config.seed)
     _check_begun(output / SUMMARY, config, held_out, resume)
-    parts = []
-    for fold in range(folds) if only is None else [only]:
-        training = [case for case in cases if case.patient not in held_out[fold]]
-        validation = [case for case in cases if case.patient in held_out[fold]]
-        parts.append((training, validation, output / f"fold-{fold}"))
-        check_place(config, training, output / f"fold-{fold}", resume)
     begun = {"recipe": config.model_dump(mode="json"), "patients": held_out}
-    _summarise(output, folds, begun)
-    checkpoints = []
-    for part in parts:
-        checkpoints.append(train_fold(*part))
+    parts, checkpoints = [], []
+    with ExitStack() as locks:  # of all folds from the start: none is found taken after hours of another
+        for fold in range(folds) if only is None else [only]:
+            training = [case for case in cases if case.patient not in held_out[fold]]
+            validation = [case for case in cases if case.patient in held_out[fold]]
+            place = output / f"fold-{fold}"
+            parts.append((training, validation, place))
+            locks.enter_context(alone_in(place))
+            check_place(config, training, place, resume)
         _summarise(output, folds, begun)
+        for part in parts:
+            checkpoints.append(train_fold(*part))
+            _summarise(output, folds, begun)
     return checkpoints
 
 

@@ -17,7 +17,7 @@ from .cache import CachedCase, Seen, cache_cohort
 from .cohort import CohortError
 from .config import FROM_CHECKPOINT, Mode, TrainingConfig, fine_tuning
 from .folds import cross_validate
-from .train import LAST_STAGE, Machine, RunError, check_fit, train
+from .train import LAST_STAGE, Machine, RunError, alone_in, check_fit, train
 
 Say = Callable[[str], None]
 
@@ -47,7 +47,7 @@ def run_training(request: Request, output: Path, machine: Machine, resume: bool,
     Raises:
         CohortError: cases are unfit; all are listed, and nothing was trained.
         BundleError: the checkpoint to begin with is unreadable or does not fit.
-        RunError: the recipe is not valid, or does not fit what else was asked for.
+        RunError: the recipe is not valid, or does not fit what else was asked for, or another run writes there.
     """
     pretrained = load_autoencoder(request.init) if request.init else None
     config = recipe_of(request, pretrained)
@@ -59,7 +59,8 @@ def run_training(request: Request, output: Path, machine: Machine, resume: bool,
         return train(config, training, held_out, place, pretrained=pretrained, machine=machine, resume=resume)
 
     if request.folds is None:
-        return [train_fold(cases, validation, output)]
+        with alone_in(output):
+            return [train_fold(cases, validation, output)]
     return cross_validate(config, cases, request.folds, output, train_fold, request.fold, resume)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from ..errors import VolumeError
-from ..files import write_json
+from ..files import locked, write_json
 from ..model.autoencoder import VQAutoencoder
 from .cache import CachedCase
 from .config import FROM_CHECKPOINT, TrainingConfig
@@ -142,6 +144,20 @@ def check_place(config: TrainingConfig, training: list[CachedCase], output: Path
         if cases.keys() != {case.name for case in training}:
             raise RunError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
         _check_files(cases, training, output)
+
+
+def alone_in(output: Path) -> AbstractContextManager:
+    """Keeps other runs out of a folder; of a run's own processes the first does, for all.
+
+    Raises:
+        RunError: another run writes to it.
+    """
+    if rank_zero_only.rank != 0 or os.environ.get("NODE_RANK", "0") != "0":  # a later node's first has no rank yet
+        return nullcontext()
+    try:
+        return locked(output)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def _check_files(begun: dict[str, dict[str, str] | None], training: list[CachedCase], output: Path) -> None:
