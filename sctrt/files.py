@@ -57,7 +57,10 @@ def _put_in_place(new: Path, path: Path) -> None:
     except BaseException:
         os.replace(old, path)
         raise
-    shutil.rmtree(old)
+    if old.is_symlink():
+        old.unlink()  # what it names stays
+    else:
+        shutil.rmtree(old)
 
 
 def locked(folder: Path) -> BinaryIO:

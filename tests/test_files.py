@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sctrt.files import locked
+from sctrt.files import folder_replaced_when_whole, locked
 
 HOLD = "import sys, time; from pathlib import Path; from sctrt.files import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -39,3 +39,14 @@ def test_a_file_system_without_locks_is_done_without(tmp_path, monkeypatch):
     monkeypatch.setattr("sctrt.files.fcntl.flock", refused)
     with locked(tmp_path):
         pass
+
+
+def test_a_link_to_a_folder_is_replaced_and_what_it_names_stays(tmp_path):
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "a").touch()
+    (tmp_path / "current").symlink_to("v1")
+    with folder_replaced_when_whole(tmp_path / "current") as new:
+        (new / "b").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "v1"]
+    assert not (tmp_path / "current").is_symlink() and (tmp_path / "current" / "b").exists()
+    assert (tmp_path / "v1" / "a").exists()
