@@ -284,6 +284,11 @@ def test_a_cached_case_is_its_pair_on_the_models_grid(cohort, tmp_path):
     np.testing.assert_allclose(again.grid.affine, prepared.grid.affine, atol=1e-9)
 
 
+def test_another_user_may_read_the_cache(cohort, tmp_path):
+    cache_cohort(cohort, tmp_path / "cache", SPACING)
+    assert {place.stat().st_mode & 0o777 for place in (tmp_path / "cache").iterdir()} == {0o755}
+
+
 def test_a_second_opening_makes_nothing(cohort, tmp_path):
     said = []
     for expected in (3, 0):

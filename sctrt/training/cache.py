@@ -170,6 +170,7 @@ def _make(pair: Pair, hashes: dict[str, str], place: Path, spacing_mm: float) ->
         np.save(temporary / CT, hu.astype(np.int16))
         written = {name: sha256(temporary / name) for name in (PET, CT)}
         write_json(temporary / RECORD, {**record, "sha256": written})
+        temporary.chmod(0o755)  # mkdtemp leaves it to its owner alone, and others may share the cache
         _put(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
