@@ -85,6 +85,8 @@ def test_a_patient_may_have_several_scans(cohort):
         ({"ct": "liver.nii.gz"}, "liver.nii.gz"),
         ({"ct": "/x/y.nii.gz"}, "y.nii.gz"),
         ({}, "a"),
+        ({"patient": None}, "a"),
+        ({"patient": None, "ct": "liver.nii.gz"}, "liver.nii.gz"),
     ],
 )
 def test_a_case_folder_says_whose_it_is(cohort, meta, patient):
@@ -256,6 +258,11 @@ def test_rows_that_lack_something_are_listed(cohort, tmp_path):
     rows = [row("a"), {"patient": "b", "pet": "b/nac.nii.gz"}, {**row("c"), "age": 3}]
     found = problems_of(table(cohort, "c.json", rows), tmp_path)
     assert [problem.partition(":")[0] for problem in found] == ["entry 2", "entry 3"]
+
+
+def test_lines_are_those_of_the_file(cohort):
+    (cohort / "c.csv").write_text("patient,pet,ct\n\n\na,a/nac.nii.gz,a/ct.nii.gz\n\nb,b/nac.nii.gz,\n")
+    assert [problem.partition(":")[0] for problem in list_pairs(cohort / "c.csv")[1]] == ["line 6"]
 
 
 def test_the_command_lists_them_and_trains_nothing(cohort, tmp_path):

@@ -110,16 +110,19 @@ def _changed(config: TrainingConfig, values: dict) -> TrainingConfig:
 def _cases(request: Request, config: TrainingConfig, say: Say) -> tuple[list[CachedCase], list[CachedCase]]:
     """The cases to train on and those to validate on; what is wrong with either is said at once."""
     found: list[list[CachedCase]] = []
-    problems: list[str] = []
+    errors: list[CohortError] = []
     seen: Seen = {}
     cohorts = [request.cohort] if request.validation is None else [request.cohort, request.validation]
     for cohort in cohorts:
         try:
             found.append(cache_cohort(cohort, request.cache, config.spacing_mm, say, seen))
         except CohortError as error:
-            problems += error.problems
-    if problems:
-        raise CohortError(request.cohort, problems)
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        problems = [f"{error.cohort}: {problem}" for error in errors for problem in error.problems]
+        raise CohortError(" and ".join(str(error.cohort) for error in errors), problems)
     if request.validation is None:
         return found[0], []
     shared = {case.patient for case in found[0]} & {case.patient for case in found[1]}
