@@ -148,6 +148,13 @@ def test_a_fold_knows_the_pets_of_its_own_patients_alone(folds, place, tmp_path)
         assert domain.ranges["length_mm"] == (min(lengths), max(lengths))
 
 
+def test_the_folder_of_a_run_is_not_its_checkpoint(tmp_path, run):
+    (tmp_path / "run").mkdir()
+    code, _, error = run("export", tmp_path / "run", "-o", tmp_path / "m.sctrt")
+    folder = tmp_path / "run"
+    assert code == 3 and f"got the folder {folder}; of a single run, pass {folder}/3-joint/last.ckpt" in error
+
+
 def test_a_cohort_for_all_folds_is_refused(folds, place, tmp_path, run):
     """Each fold would be said to know the patients that it was validated on."""
     bundle = tmp_path / "tiny.sctrt"
@@ -169,6 +176,10 @@ def test_a_cohort_for_all_folds_is_refused(folds, place, tmp_path, run):
         (["--folds", "2", "--config", "none"], "expected a recipe"),
         (["--folds", "2", "--mode", "enc-frozen"], "enc-frozen needs one to begin with"),
         (["--folds", "2", "--devices", "3"], "processes that divide 2 micro-batches"),
+        (["--folds", "2", "--seed", "-1"], "'--seed'"),
+        (["--folds", "2", "--seed", "4294967296"], "'--seed'"),
+        (["--folds", "2", "--strategy", "ddpfoo"], "expected the strategy auto, ddp, ddp_spawn"),
+        (["--folds", "2", "--strategy", "autofoo"], "expected the strategy auto, ddp, ddp_spawn"),
     ],
 )
 def test_what_cannot_be_is_refused(place, tmp_path, options, message):
@@ -176,7 +187,36 @@ def test_what_cannot_be_is_refused(place, tmp_path, options, message):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--cache", "-o"])
+@pytest.mark.parametrize("below", [".", "x/y"])
+def test_a_file_in_a_folders_place_is_refused(place, tmp_path, run, option, below):
+    given = {"-o": tmp_path / "run", "--cache": place / "cache", option: place / "tiny.json" / below}
+    options = [word for pair in given.items() for word in pair]
+    code, _, error = run("train", place / "cohort", "--folds", "2", *options)
+    assert code == 2 and "expected a folder, got the file" in " ".join(error.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_cohort_is_blamed_for_its_own(place, tmp_path, run):
+    """Both are tables, whose problems are told by line."""
+    good = f"a,{place}/cohort/a/nac.nii.gz,{place}/cohort/a/ct.nii.gz"
+    for name, row in {"good": good, "bad": "v,nac.nii.gz,", "worse": "w,,"}.items():
+        (tmp_path / f"{name}.csv").write_text(f"patient,pet,ct\n{row}\n")
+
+    def said(cohort, validation):
+        options = ("--validation", tmp_path / validation, "--cache", place / "cache", "-o", tmp_path / "run")
+        code, _, error = run("train", tmp_path / cohort, *options)
+        assert code == 3 and not (tmp_path / "run").exists()
+        return error
+
+    alone = said("good.csv", "bad.csv")
+    assert f"{tmp_path}/bad.csv: one problem; nothing was trained" in alone and "good.csv" not in alone
+    both = said("worse.csv", "bad.csv")
+    assert f"{tmp_path}/worse.csv and {tmp_path}/bad.csv: 2 problems" in both
+    assert f"- {tmp_path}/worse.csv: line 2: pet: " in both and f"- {tmp_path}/bad.csv: line 2: ct: " in both
 
 
 def test_a_patient_in_both_cohorts_is_refused(place, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..errors import VolumeError
@@ -114,8 +115,9 @@ def check_fit(config: TrainingConfig, machine: Machine, pretrained: VQAutoencode
             f"expected processes that divide {config.micro_batches} micro-batches, got {machine.processes}; use "
             "--devices, or other micro_batches in --config"
         )
-    if not machine.strategy.startswith(("auto", "ddp")):
-        raise RunError(f"expected the strategy auto, or ddp or a kind of it, got {machine.strategy}")
+    known = ["auto", *(name for name in StrategyRegistry.available_strategies() if name.startswith("ddp"))]
+    if machine.strategy not in known:
+        raise RunError(f"expected the strategy {', '.join(known)}, got {machine.strategy}")
     if (config.mode in FROM_CHECKPOINT) != (pretrained is not None):
         need = "needs one to begin with" if pretrained is None else "begins with none"
         raise RunError(
