@@ -13,6 +13,7 @@ pytest.importorskip("lightning")
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from sctrt.errors import BundleError
 from sctrt.training.cache import CachedCase
 from sctrt.training.config import StageConfig, TrainingConfig
 from sctrt.training.fitting import METRICS
@@ -112,7 +113,7 @@ def test_a_summary_of_an_older_run_knows_how_many_folds_there_are(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"folds": 2, "recipe": {"old": 1}, "patients": []}'])
 def test_a_damaged_summary_is_refused(tmp_path, content):
     (tmp_path / "folds.json").write_text(content)
-    with pytest.raises(RunError, match=r"folds.json is damaged, or of another version.*; choose another folder"):
+    with pytest.raises(BundleError, match=r"folds.json is damaged, or of another version.*; choose another folder"):
         cross_validate(CONFIG, [case(str(i), str(i)) for i in range(6)], 2, tmp_path, never)
 
 

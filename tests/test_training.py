@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sctrt import Synthesizer, Volume, VolumeError, bundle, ops
 from sctrt.attenuation import hu_to_mu
 from sctrt.bundle import Architecture, Normaliser
+from sctrt.errors import BundleError
 from sctrt.planes import PLANES, SIZE_STEP, padded_size, slice_axis
 from sctrt.preprocess import AIR_INPUT, compress, network_input
 from sctrt.units import HU_MAX, HU_MIN, hu_to_network, network_to_hu
@@ -550,6 +551,18 @@ def test_a_run_is_not_resumed_on_other_files(begun, cases, file):
     listed = str(cases[0][0].source if file == "pet" else cases[0][0].ct_source)
     with pytest.raises(VolumeError, match=f"began with, .*cases.json, got other content in {re.escape(listed)}; put"):
         training.check_place(TINY, swapped, begun, resume=True)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"mode": 1}', '{"training": [{"name": "a", "sha256": {}}]}'])
+@pytest.mark.parametrize("name", ["config.json", "cases.json"])
+def test_a_run_whose_record_is_damaged_is_not_resumed(begun, cases, name, content):
+    if content is None:
+        (begun / name).unlink()
+        (begun / name).mkdir()
+    else:
+        (begun / name).write_text(content)
+    with pytest.raises(BundleError, match=f"{name} is damaged, or of another version of sctrt; start another run"):
+        training.check_place(TINY, cases[0], begun, resume=True)
 
 
 def test_a_run_that_kept_no_hashes_is_resumed_by_name(begun, cases):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
+from ..errors import BundleError
 from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
@@ -66,7 +67,7 @@ def cross_validate(
     Raises:
         RunError: `output` holds folds of another split or recipe, or one of those asked for that is not to be resumed;
             or that another run is training; nothing was trained.
-        VolumeError: see `train.check_place`.
+        BundleError, VolumeError: see `train.check_place`.
     """
     held_out = split([case.patient for case in cases], folds, config.seed)
     _check_begun(output / SUMMARY, config, held_out, resume)
@@ -96,7 +97,7 @@ def _check_begun(listed: Path, config: TrainingConfig, held_out: list[list[str]]
         folds, patients = begun["folds"], begun.get("patients", held_out)
         recipe = TrainingConfig.model_validate(begun["recipe"]) if "recipe" in begun else config
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{listed} is damaged, or of another version of sctrt; choose another folder") from error
+        raise BundleError(f"{listed} is damaged, or of another version of sctrt; choose another folder") from error
     if folds != len(held_out):
         raise RunError(f"expected the folds of {listed} (--folds {folds}), got {len(held_out)}; choose another folder")
     before, now = (fixed(one) if resume else dict(one) for one in (recipe, config))

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..errors import VolumeError
+from ..errors import BundleError, VolumeError
 from ..files import locked, write_json
 from ..model.autoencoder import VQAutoencoder
 from .cache import CachedCase
@@ -26,6 +26,7 @@ from .fitting import LAST, fit
 from .module import Autoencoder, Encoder, PetToCt, Stage, initial_network
 from .previews import Previews
 
+T = TypeVar("T")
 StageT = TypeVar("StageT", bound=Stage)
 
 LAST_STAGE, CONFIG, CASES = "3-joint", "config.json", "cases.json"
@@ -79,7 +80,7 @@ def train(
         The path of the last stage's `last.ckpt`.
 
     Raises:
-        BundleError: the pre-trained network does not fit the recipe.
+        BundleError: the pre-trained network does not fit the recipe, or what the resumed run was told is damaged.
         RunError: the processes do not divide the micro-batches, a pre-trained network is missing or unused, or
             `output` holds a run that is not to be resumed, or one of other cases or another network.
         VolumeError: files were replaced since the resumed run began.
@@ -131,21 +132,36 @@ def check_place(config: TrainingConfig, training: list[CachedCase], output: Path
     """Refuses to overwrite a run, or to go on with it as another.
 
     Raises:
-        RunError, VolumeError: see `train`.
+        BundleError, RunError, VolumeError: see `train`.
     """
     if not list(output.glob(f"*/{LAST}")):
         return
     if not resume:
         raise RunError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
-    begun, now = (fixed(c) for c in (TrainingConfig.model_validate_json((output / CONFIG).read_bytes()), config))
+    begun, now = (fixed(c) for c in (_read(output / CONFIG, TrainingConfig.model_validate), config))
     other = [name for name in now if begun[name] != now[name]]
     if other:
         raise RunError(f"expected the run's own {', '.join(other)}, as in {output / CONFIG}; start another run")
     if (output / CASES).exists():
-        cases = {case["name"]: case.get("sha256") for case in json.loads((output / CASES).read_bytes())["training"]}
+        cases = _read(output / CASES, _hashes_by_name)
         if cases.keys() != {case.name for case in training}:
             raise RunError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
         _check_files(cases, training, output)
+
+
+def _read(file: Path, understand: Callable[[Any], T]) -> T:
+    try:
+        return understand(json.loads(file.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(f"{file} is damaged, or of another version of sctrt; start another run") from error
+
+
+def _hashes_by_name(content: Any) -> dict[str, tuple[str, str] | None]:
+    """Of PET and CT of the cases that were trained on; older runs did not keep them."""
+    return {
+        case["name"]: (case["sha256"]["pet"], case["sha256"]["ct"]) if "sha256" in case else None
+        for case in content["training"]
+    }
 
 
 def alone_in(output: Path) -> AbstractContextManager:
@@ -162,14 +178,13 @@ def alone_in(output: Path) -> AbstractContextManager:
         raise RunError(str(error)) from error
 
 
-def _check_files(begun: dict[str, dict[str, str] | None], training: list[CachedCase], output: Path) -> None:
-    """Refuses files that are others than those of that name were; older runs did not keep their hashes."""
-    other = [
-        file
-        for case in training
-        for kind, file in (("pet", case.source), ("ct", case.ct_source))
-        if (known := begun[case.name]) and known[kind] != _sha256(case)[kind]
-    ]
+def _check_files(begun: dict[str, tuple[str, str] | None], training: list[CachedCase], output: Path) -> None:
+    """Refuses files that are others than those of that name were."""
+    other = []
+    for case in training:
+        now = case.pet_sha256, case.ct_sha256
+        before = begun[case.name] or now
+        other += [file for file, a, b in zip((case.source, case.ct_source), before, now, strict=True) if a != b]
     if other:
         more = f" and {len(other) - 1} more" if other[1:] else ""
         raise VolumeError(
@@ -191,15 +206,16 @@ def listed(training: list[CachedCase], validation: list[CachedCase]) -> dict[str
     parts = {"training": training, "validation": validation}
     return {
         name: [
-            {"patient": case.patient, "name": case.name, "pet": str(case.source), "sha256": _sha256(case)}
+            {
+                "patient": case.patient,
+                "name": case.name,
+                "pet": str(case.source),
+                "sha256": {"pet": case.pet_sha256, "ct": case.ct_sha256},
+            }
             for case in part
         ]
         for name, part in parts.items()
     }
-
-
-def _sha256(case: CachedCase) -> dict[str, str]:
-    return {"pet": case.pet_sha256, "ct": case.ct_sha256}
 
 
 def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
