@@ -392,7 +392,7 @@ def train(
     ] = None,
     config: Annotated[str | None, typer.Option(metavar="NAME|JSON", help="Recipe; see docs/training.md.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of the last stage, instead of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of the recipe's.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Where resampled cases are kept; default: a folder in the output.")
     ] = None,
@@ -413,6 +413,8 @@ def train(
     if fold is not None and (folds is None or fold >= folds):
         raise typer.BadParameter(f"--fold counts from 0 to --folds - 1, got {fold} of {folds}")
     _check_folder(output)
+    if cache:
+        _check_folder(cache)
     from .training.run import Machine, Request, RunError, run_training
 
     machine = Machine(devices, nodes, strategy, tensorboard)
@@ -507,11 +509,21 @@ def export(
         raise typer.BadParameter(f"--cohort {cohort} is not there")
     _check_bundle_name(output)
     if checkpoint.is_dir() and (checkpoint / "folds.json").is_file():
+        if cohort:
+            raise typer.BadParameter(
+                "--cohort is of a single run, and each fold was trained on patients of its own, which its cases.json "
+                "lists; leave it out, or export each fold's last.ckpt with its own; join them by sctrt ensemble"
+            )
         from .training.export import export_folds
 
         made = export_folds(checkpoint, output, half_weights, say=_say)
         _say(f"{made.path}: {len(made.members)} models, {_megabytes(made.path):.1f} MB")
         return
+    if checkpoint.is_dir():
+        raise BundleError(
+            f"expected a checkpoint, or the folder of a run's folds, got the folder {checkpoint}; of a single run, "
+            f"pass {checkpoint}/3-joint/last.ckpt"
+        )
     from .training.export import export_run
 
     bundle = export_run(checkpoint, output, cohort=cohort, spacing_mm=spacing_mm, half_weights=half_weights)
@@ -840,8 +852,10 @@ def _check_outputs(source: Path, outputs: dict[Path | None, tuple[str, ...]]) ->
 
 
 def _check_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise typer.BadParameter(f"expected a folder, got the file {path}; choose another name")
+    """Refuses a folder that cannot be made, since a file has its name, or that of a folder above it."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists() or one.is_symlink())
+    if not there.is_dir():
+        raise typer.BadParameter(f"expected a folder, got the file {there}; choose another name")
 
 
 def main() -> None:

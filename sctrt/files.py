@@ -1,8 +1,9 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and by one at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -11,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -54,7 +57,33 @@ def _put_in_place(new: Path, path: Path) -> None:
     except BaseException:
         os.replace(old, path)
         raise
-    shutil.rmtree(old)
+    if old.is_symlink():
+        old.unlink()  # what it names stays
+    else:
+        shutil.rmtree(old)
+
+
+def locked(folder: Path) -> BinaryIO:
+    """Keeps others out of a folder until the file that is returned is closed, or the process ends, however it ends.
+
+    The file stays where it is: without it, one could lock a name that another has locked and removed. On a file system
+    that knows no locks, nobody is kept out.
+
+    Raises:
+        ValueError: another has locked it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / LOCK, "ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f"expected a folder that no other run writes to, got {folder}; wait for it to end, or choose another folder"
+        ) from None
+    except OSError:
+        pass
+    return file
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -85,6 +85,8 @@ def test_a_patient_may_have_several_scans(cohort):
         ({"ct": "liver.nii.gz"}, "liver.nii.gz"),
         ({"ct": "/x/y.nii.gz"}, "y.nii.gz"),
         ({}, "a"),
+        ({"patient": None}, "a"),
+        ({"patient": None, "ct": "liver.nii.gz"}, "liver.nii.gz"),
     ],
 )
 def test_a_case_folder_says_whose_it_is(cohort, meta, patient):
@@ -195,6 +197,23 @@ def test_a_copy_of_a_pet_is_listed(cohort, tmp_path):
     assert "nac.nii.gz of patient copy is the same as" in problem and "of patient a" in problem
 
 
+def test_a_pet_of_two_scans_is_listed(cohort, tmp_path):
+    file = table(cohort, "c.csv", [row("a", scan="1"), row("a", scan="2"), row("c")])
+    (problem,) = problems_of(file, tmp_path)
+    assert "a/nac.nii.gz stands there 2 times (a/1, a/2)" in problem
+
+
+def test_a_copy_of_a_pet_as_another_scan_is_listed(cohort, tmp_path):
+    shutil.copytree(cohort / "a", cohort / "copy")
+    (problem,) = problems_of(table(cohort, "c.csv", [row("a", scan="1"), row("a", "copy", scan="2")]), tmp_path)
+    assert "copy/nac.nii.gz of a/2 is the same as" in problem and problem.endswith("a/nac.nii.gz of a/1")
+
+
+def test_two_scans_may_share_a_ct(cohort):
+    rows = [row("a", scan="1"), {**row("a", "b", scan="2"), "ct": "a/ct.nii.gz"}, row("c")]
+    assert len(read_cohort(table(cohort, "c.csv", rows))) == 3
+
+
 def test_a_copy_of_a_ct_is_listed(cohort, nac_body, tmp_path):
     nac_body.save_case(cohort / "d", nac_body.pet((24, 42, 40)))
     shutil.copy(cohort / "d" / "ct.nii.gz", cohort / "a" / "ct.nii.gz")
@@ -241,6 +260,11 @@ def test_rows_that_lack_something_are_listed(cohort, tmp_path):
     assert [problem.partition(":")[0] for problem in found] == ["entry 2", "entry 3"]
 
 
+def test_lines_are_those_of_the_file(cohort):
+    (cohort / "c.csv").write_text("patient,pet,ct\n\n\na,a/nac.nii.gz,a/ct.nii.gz\n\nb,b/nac.nii.gz,\n")
+    assert [problem.partition(":")[0] for problem in list_pairs(cohort / "c.csv")[1]] == ["line 6"]
+
+
 def test_the_command_lists_them_and_trains_nothing(cohort, tmp_path):
     (cohort / "a" / "ct.nii.gz").unlink()
     (cohort / "b" / "nac.nii.gz").write_bytes(b"")
@@ -265,6 +289,11 @@ def test_a_cached_case_is_its_pair_on_the_models_grid(cohort, tmp_path):
     again = network_input(case.volume(), SPACING, Normaliser())
     np.testing.assert_allclose(again.channels, prepared.channels, atol=2e-3)
     np.testing.assert_allclose(again.grid.affine, prepared.grid.affine, atol=1e-9)
+
+
+def test_another_user_may_read_the_cache(cohort, tmp_path):
+    cache_cohort(cohort, tmp_path / "cache", SPACING)
+    assert {place.stat().st_mode & 0o777 for place in (tmp_path / "cache").iterdir()} == {0o755}
 
 
 def test_a_second_opening_makes_nothing(cohort, tmp_path):

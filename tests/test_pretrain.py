@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from sctrt.bundle import Architecture
 from sctrt.errors import SctrtError, VolumeError
+from sctrt.files import locked
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -423,6 +424,7 @@ def finished(folder, tmp_path_factory):
 
 def test_a_run_leaves_its_files(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
+        ".lock",
         "1-photographs",
         "cache",
         "config.json",
@@ -528,6 +530,13 @@ def test_a_run_learns(folder, tmp_path):
         metrics = json.loads((tmp_path / name / pretraining.STAGE / "metrics.json").read_bytes())
         psnr.append(metrics["val/psnr"])
     assert psnr[1] > psnr[0] + 2
+
+
+def test_a_second_run_in_one_folder_is_refused(folder, tmp_path, run):
+    with locked(tmp_path):
+        code, _, said = run("pretrain", folder, "-o", tmp_path)
+    assert code == 2 and "that no other run writes to" in " ".join(said.replace("│", " ").split())
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_run_is_not_overwritten(finished, folder, run):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -532,6 +534,46 @@ def test_a_run_is_not_overwritten(finished, cases):
 def test_a_run_is_not_resumed_as_another(finished, cases, changes, message):
     with pytest.raises(ValueError, match=message):
         run(TINY.model_copy(update=changes), (cases[0][:1], cases[1]), finished, resume=True)
+
+
+@pytest.fixture
+def begun(cases, tmp_path):
+    """What a run leaves that was killed after its first checkpoint, but for the weights."""
+    for name, content in ((training.CONFIG, TINY.model_dump(mode="json")), (training.CASES, training.listed(*cases))):
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / STAGES[0]).mkdir()
+    (tmp_path / STAGES[0] / "last.ckpt").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", ["pet", "ct"])
+def test_a_run_is_not_resumed_on_other_files(begun, cases, file):
+    """Files that were replaced by another patient's keep the case's name."""
+    training.check_place(TINY, cases[0], begun, resume=True)
+    swapped = [replace(cases[0][0], **{f"{file}_sha256": cases[0][1].pet_sha256}), cases[0][1]]
+    listed = str(cases[0][0].source if file == "pet" else cases[0][0].ct_source)
+    with pytest.raises(VolumeError, match=f"began with, .*cases.json, got other content in {re.escape(listed)}; put"):
+        training.check_place(TINY, swapped, begun, resume=True)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"mode": 1}', '{"training": [{"name": "a", "sha256": {}}]}'])
+@pytest.mark.parametrize("name", ["config.json", "cases.json"])
+def test_a_run_whose_record_is_damaged_is_not_resumed(begun, cases, name, content):
+    if content is None:
+        (begun / name).unlink()
+        (begun / name).mkdir()
+    else:
+        (begun / name).write_text(content)
+    with pytest.raises(BundleError, match=f"{name} is damaged, or of another version of sctrt; start another run"):
+        training.check_place(TINY, cases[0], begun, resume=True)
+
+
+def test_a_run_that_kept_no_hashes_is_resumed_by_name(begun, cases):
+    content = json.loads((begun / "cases.json").read_text())
+    for case in content["training"]:
+        del case["sha256"]
+    (begun / "cases.json").write_text(json.dumps(content))
+    training.check_place(TINY, cases[0], begun, resume=True)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, cases, tmp_path, monkeypatch):

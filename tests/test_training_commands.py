@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
 from sctrt.cli import app  # noqa: E402
+from sctrt.files import locked  # noqa: E402
 from sctrt.training.config import StageConfig, TrainingConfig  # noqa: E402
 from sctrt.training.recipes import load, load_config, names  # noqa: E402
 
@@ -146,6 +148,21 @@ def test_a_fold_knows_the_pets_of_its_own_patients_alone(folds, place, tmp_path)
         assert domain.ranges["length_mm"] == (min(lengths), max(lengths))
 
 
+def test_the_folder_of_a_run_is_not_its_checkpoint(tmp_path, run):
+    (tmp_path / "run").mkdir()
+    code, _, error = run("export", tmp_path / "run", "-o", tmp_path / "m.sctrt")
+    folder = tmp_path / "run"
+    assert code == 3 and f"got the folder {folder}; of a single run, pass {folder}/3-joint/last.ckpt" in error
+
+
+def test_a_cohort_for_all_folds_is_refused(folds, place, tmp_path, run):
+    """Each fold would be said to know the patients that it was validated on."""
+    bundle = tmp_path / "tiny.sctrt"
+    code, _, error = run("export", folds, "-o", bundle, "--cohort", place / "cohort")
+    assert code == 2 and "each fold was trained on patients of its own" in " ".join(error.replace("│", " ").split())
+    assert not bundle.exists()
+
+
 # What is asked for
 
 
@@ -159,6 +176,10 @@ def test_a_fold_knows_the_pets_of_its_own_patients_alone(folds, place, tmp_path)
         (["--folds", "2", "--config", "none"], "expected a recipe"),
         (["--folds", "2", "--mode", "enc-frozen"], "enc-frozen needs one to begin with"),
         (["--folds", "2", "--devices", "3"], "processes that divide 2 micro-batches"),
+        (["--folds", "2", "--seed", "-1"], "'--seed'"),
+        (["--folds", "2", "--seed", "4294967296"], "'--seed'"),
+        (["--folds", "2", "--strategy", "ddpfoo"], "expected the strategy auto, ddp, ddp_spawn"),
+        (["--folds", "2", "--strategy", "autofoo"], "expected the strategy auto, ddp, ddp_spawn"),
     ],
 )
 def test_what_cannot_be_is_refused(place, tmp_path, options, message):
@@ -166,13 +187,65 @@ def test_what_cannot_be_is_refused(place, tmp_path, options, message):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--cache", "-o"])
+@pytest.mark.parametrize("below", [".", "x/y"])
+def test_a_file_in_a_folders_place_is_refused(place, tmp_path, run, option, below):
+    given = {"-o": tmp_path / "run", "--cache": place / "cache", option: place / "tiny.json" / below}
+    options = [word for pair in given.items() for word in pair]
+    code, _, error = run("train", place / "cohort", "--folds", "2", *options)
+    assert code == 2 and "expected a folder, got the file" in " ".join(error.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_cohort_is_blamed_for_its_own(place, tmp_path, run):
+    """Both are tables, whose problems are told by line."""
+    good = f"a,{place}/cohort/a/nac.nii.gz,{place}/cohort/a/ct.nii.gz"
+    for name, row in {"good": good, "bad": "v,nac.nii.gz,", "worse": "w,,"}.items():
+        (tmp_path / f"{name}.csv").write_text(f"patient,pet,ct\n{row}\n")
+
+    def said(cohort, validation):
+        options = ("--validation", tmp_path / validation, "--cache", place / "cache", "-o", tmp_path / "run")
+        code, _, error = run("train", tmp_path / cohort, *options)
+        assert code == 3 and not (tmp_path / "run").exists()
+        return error
+
+    alone = said("good.csv", "bad.csv")
+    assert f"{tmp_path}/bad.csv: one problem; nothing was trained" in alone and "good.csv" not in alone
+    both = said("worse.csv", "bad.csv")
+    assert f"{tmp_path}/worse.csv and {tmp_path}/bad.csv: 2 problems" in both
+    assert f"- {tmp_path}/worse.csv: line 2: pet: " in both and f"- {tmp_path}/bad.csv: line 2: ct: " in both
 
 
 def test_a_patient_in_both_cohorts_is_refused(place, tmp_path):
     cohort = str(place / "cohort")
     result = CliRunner().invoke(app, ["train", cohort, "--validation", cohort, "-o", str(tmp_path / "run")])
     assert result.exit_code != 0 and "patient a stands in both cohorts" in str(result.exception or result.output)
+
+
+def test_a_copy_in_the_other_cohort_is_refused(place, tmp_path, run):
+    """Under another name, a patient would be trained on and validated on."""
+    shutil.copytree(place / "cohort" / "a", tmp_path / "val" / "other_name")
+    options = ("--config", place / "tiny.json", "--cache", place / "cache", "-o", tmp_path / "run")
+    code, _, error = run("train", place / "cohort", "--validation", tmp_path / "val", *options)
+    other, own = (tmp_path / "val" / "other_name" / "nac.nii.gz", place / "cohort" / "a" / "nac.nii.gz")
+    assert code == 3 and f"{other} of patient other_name is the same as {own} of patient a" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_run_in_one_folder_is_refused(place, tmp_path, run):
+    options = ("--validation", tmp_path / "val", "--config", place / "tiny.json", "--cache", place / "cache")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "d").symlink_to(place / "cohort" / "c")
+    table = "patient,pet,ct\n" + "".join(f"{p},cohort/{p}/nac.nii.gz,cohort/{p}/ct.nii.gz\n" for p in "ab")
+    (place / "two.csv").write_text(table)
+    with locked(tmp_path / "run"):
+        code, _, error = run("train", place / "two.csv", *options, "-o", tmp_path / "run")
+    message = " ".join(error.replace("│", " ").split())
+    assert code == 2 and "expected a folder that no other run writes to" in message
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("name", names())

@@ -35,6 +35,7 @@ HU_LIMIT = 32767
 PLAIN = Normaliser()
 
 Box = tuple[slice, slice, slice]
+Seen = dict[str, tuple[Pair, Path]]  # SHA-256 of a file -> whose it is, and where it lies
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class CachedCase:
     ct: NDArray[np.int16]  # [Z, Y, X] HU, air where the CT does not reach
     affine: NDArray[np.float64]  # voxel (x, y, z) -> LPS mm
     box: Box  # (z, y, x) of the body
+    pet_sha256: str  # of the files
+    ct_sha256: str
 
     @property
     def body_shape(self) -> tuple[int, int, int]:
@@ -62,7 +65,11 @@ class CachedCase:
 
 
 def cache_cohort(
-    cohort: Path, folder: Path, spacing_mm: float, say: Callable[[str], None] = lambda _: None
+    cohort: Path,
+    folder: Path,
+    spacing_mm: float,
+    say: Callable[[str], None] = lambda _: None,
+    seen: Seen | None = None,
 ) -> list[CachedCase]:
     """Opens the cases of a cohort, and makes those that are not in the cache, or damaged there.
 
@@ -73,15 +80,16 @@ def cache_cohort(
         folder: of the cache; several cohorts may share it.
         spacing_mm: of the model.
         say: is told of each case that is made.
+        seen: the files of other cohorts, that must not stand in this one under another name; receives this one's.
 
     Raises:
         CohortError: files are missing or unfit (unreadable, NaN, no body, a CT that lies elsewhere, one PET of two
-            patients), or rows are; all are listed.
+            pairs, one CT of two patients), or rows are; all are listed.
         VolumeError: there is no pair at all.
     """
     pairs, problems = list_pairs(cohort)
     cases: list[CachedCase] = []
-    seen: dict[str, tuple[str, Path]] = {}
+    seen = {} if seen is None else seen
     for number, pair in enumerate(pairs, 1):
         try:
             hashes = _hashes(pair, seen)
@@ -89,7 +97,7 @@ def cache_cohort(
             if not _whole(place):
                 say(f"case {number} of {len(pairs)}: {pair.name}")
                 _make(pair, hashes, place, spacing_mm)
-            cases.append(_open(pair, place))
+            cases.append(_open(pair, hashes, place))
         except VolumeError as error:
             problems.append(str(error))
     if problems:
@@ -97,17 +105,22 @@ def cache_cohort(
     return cases
 
 
-def _hashes(pair: Pair, seen: dict[str, tuple[str, Path]]) -> dict[str, str]:
-    """Of both files; neither may be a copy of another patient's, who might be in another fold."""
+def _hashes(pair: Pair, seen: Seen) -> dict[str, str]:
+    """Of both files; neither may be a copy of another patient's, who might be in another fold, nor the PET of another.
+
+    A PET that is listed twice, not copied, is told by `list_pairs`.
+    """
     hashes = {}
     for kind, file in (("pet", pair.pet), ("ct", pair.ct)):
         try:
             hashes[kind] = sha256(file)
         except OSError as error:
             raise VolumeError(f"{file}: {error.strerror}; check the file") from error
-        patient, other = seen.setdefault(hashes[kind], (pair.patient, file))
-        if patient != pair.patient:
-            raise VolumeError(f"{file} of patient {pair.patient} is the same as {other} of patient {patient}")
+        first, other = seen.setdefault(hashes[kind], (pair, file))
+        if first.patient != pair.patient:
+            raise VolumeError(f"{file} of patient {pair.patient} is the same as {other} of patient {first.patient}")
+        if kind == "pet" and other.resolve() != file.resolve():
+            raise VolumeError(f"{file} of {pair.name} is the same as {other} of {first.name}")
     return hashes
 
 
@@ -126,10 +139,11 @@ def _whole(place: Path) -> bool:
         return False
 
 
-def _open(pair: Pair, place: Path) -> CachedCase:
+def _open(pair: Pair, hashes: dict[str, str], place: Path) -> CachedCase:
     affine, box = _place_of(json.loads((place / RECORD).read_bytes()))
     pet, ct = (np.load(place / name, mmap_mode="r", allow_pickle=False) for name in (PET, CT))
-    return CachedCase(pair.patient, pair.name, pair.pet.resolve(), pair.ct.resolve(), pet, ct, affine, box)
+    sources = pair.pet.resolve(), pair.ct.resolve()
+    return CachedCase(pair.patient, pair.name, *sources, pet, ct, affine, box, hashes["pet"], hashes["ct"])
 
 
 def _place_of(record: dict[str, Any]) -> tuple[NDArray[np.float64], Box]:
@@ -156,6 +170,7 @@ def _make(pair: Pair, hashes: dict[str, str], place: Path, spacing_mm: float) ->
         np.save(temporary / CT, hu.astype(np.int16))
         written = {name: sha256(temporary / name) for name in (PET, CT)}
         write_json(temporary / RECORD, {**record, "sha256": written})
+        temporary.chmod(0o755)  # mkdtemp leaves it to its owner alone, and others may share the cache
         _put(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

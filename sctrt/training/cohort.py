@@ -35,8 +35,8 @@ class Pair:
 class CohortError(VolumeError):
     """Pairs of a cohort cannot be trained on; every one of them is listed."""
 
-    def __init__(self, cohort: Path, problems: list[str]) -> None:
-        self.problems = problems
+    def __init__(self, cohort: Path | str, problems: list[str]) -> None:
+        self.cohort, self.problems = cohort, problems
         listed = [f"- {problem}" for problem in problems[:MAX_LISTED]]
         if len(problems) > MAX_LISTED:
             listed.append(f"- and {len(problems) - MAX_LISTED} more")
@@ -122,8 +122,8 @@ def patient_of(folder: Path) -> str:
     meta = json.loads((folder / META).read_bytes())
     if not isinstance(meta, dict):
         raise ValueError(f"expected an object, got {type(meta).__name__}")
-    patient = str(meta.get("patient", "")).strip()
-    return patient or Path(meta.get("ct") or folder.name).name
+    patient = meta.get("patient")
+    return ("" if patient is None else str(patient).strip()) or Path(meta.get("ct") or folder.name).name
 
 
 def _from_table(path: Path) -> tuple[list[Pair], list[str]]:
@@ -154,9 +154,9 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
                 raise ValueError(f"a list of objects, got {type(rows).__name__}")
             return [(f"entry {i}", row) for i, row in enumerate(rows, 1)]
         with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
             return [
-                (f"line {i}", {k: v for k, v in row.items() if v or k is None})
-                for i, row in enumerate(csv.DictReader(file), 2)
+                (f"line {table.reader.line_num}", {k: v for k, v in row.items() if v or k is None}) for row in table
             ]
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise VolumeError(f"expected a CSV file or a JSON list with {COLUMNS} in {path}: {error}") from error
@@ -173,7 +173,7 @@ def _missing(pairs: list[Pair]) -> list[str]:
 
 
 def _repeated(pairs: list[Pair]) -> list[str]:
-    """Patients and scans that stand there twice, and files that are of two pairs: a patient might be in two folds."""
+    """Patients, scans and PETs that stand there twice, and files of two patients, who might be in two folds."""
     named: dict[tuple[str, str], list[Pair]] = defaultdict(list)
     files: dict[Path, list[Pair]] = defaultdict(list)
     for pair in pairs:
@@ -190,4 +190,8 @@ def _repeated(pairs: list[Pair]) -> list[str]:
         patients = sorted({pair.patient for pair in same})
         if len(patients) > 1:
             problems.append(f"{file} is of several patients: {', '.join(patients)}")
+            continue
+        scans = [pair.name for pair in same if pair.pet.resolve() == file]
+        if len(set(scans)) > 1:  # else the scan itself stands there twice, which is said above
+            problems.append(f"{file} stands there {len(scans)} times ({', '.join(scans)}); leave all but one out")
     return problems

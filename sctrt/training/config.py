@@ -58,7 +58,7 @@ class TrainingConfig(BaseModel):
     codebook_decay: float = Field(default=0.99, gt=0, le=1)  # 1: once started, the codes stay as they are
     validate_every: int = Field(default=1500, ge=1)  # steps
     save_every: int = Field(default=250, ge=1)  # steps; what a killed run repeats at most
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)  # what NumPy takes
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
 
     @model_validator(mode="after")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
+from ..errors import BundleError
 from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
 from .fitting import LAST, METRICS
-from .train import LAST_STAGE, RunError
+from .train import LAST_STAGE, RunError, alone_in, check_place, fixed
 
 SUMMARY = "folds.json"
 
@@ -45,6 +48,7 @@ def cross_validate(
     output: Path,
     train_fold: Callable[[list[CachedCase], list[CachedCase], Path], Path],
     only: int | None = None,
+    resume: bool = False,
 ) -> list[Path]:
     """Trains a network a fold on the patients of the others.
 
@@ -52,29 +56,69 @@ def cross_validate(
         config: the recipe; its seed deals the patients.
         cases: of the cohort.
         folds: how many.
-        output: receives `fold-0`, ... and the summary `folds.json` of those that are done.
+        output: receives `fold-0`, ... and `folds.json`: recipe, patients, and a summary of the folds that are done.
         train_fold: called with the cases to train on, those to validate on and the fold's folder; returns a checkpoint.
         only: the one fold to train, for machines that share the work.
+        resume: go on with the folds that are there.
 
     Returns:
         The checkpoints.
+
+    Raises:
+        RunError: `output` holds folds of another split or recipe, or one of those asked for that is not to be resumed;
+            or that another run is training; nothing was trained.
+        BundleError, VolumeError: see `train.check_place`.
     """
     held_out = split([case.patient for case in cases], folds, config.seed)
-    checkpoints = []
-    for fold in range(folds) if only is None else [only]:
-        place = output / f"fold-{fold}"
-        training = [case for case in cases if case.patient not in held_out[fold]]
-        validation = [case for case in cases if case.patient in held_out[fold]]
-        checkpoints.append(train_fold(training, validation, place))
-        if rank_zero_only.rank == 0:  # which alone has written its measures
-            write_json(output / SUMMARY, summary(output, folds))
+    _check_begun(output / SUMMARY, config, held_out, resume)
+    begun = {"recipe": config.model_dump(mode="json"), "patients": held_out}
+    parts, checkpoints = [], []
+    with ExitStack() as locks:  # of all folds from the start: none is found taken after hours of another
+        for fold in range(folds) if only is None else [only]:
+            training = [case for case in cases if case.patient not in held_out[fold]]
+            validation = [case for case in cases if case.patient in held_out[fold]]
+            place = output / f"fold-{fold}"
+            parts.append((training, validation, place))
+            locks.enter_context(alone_in(place))
+            check_place(config, training, place, resume)
+        _summarise(output, folds, begun)
+        for part in parts:
+            checkpoints.append(train_fold(*part))
+            _summarise(output, folds, begun)
     return checkpoints
+
+
+def _check_begun(listed: Path, config: TrainingConfig, held_out: list[list[str]], resume: bool) -> None:
+    """Refuses folds of another split or recipe than those that the folder holds; older ones kept their number alone."""
+    if not listed.exists():
+        return
+    try:
+        begun = json.loads(listed.read_bytes())
+        folds, patients = begun["folds"], begun.get("patients", held_out)
+        recipe = TrainingConfig.model_validate(begun["recipe"]) if "recipe" in begun else config
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"{listed} is damaged, or of another version of sctrt; choose another folder") from error
+    if folds != len(held_out):
+        raise RunError(f"expected the folds of {listed} (--folds {folds}), got {len(held_out)}; choose another folder")
+    before, now = (fixed(one) if resume else dict(one) for one in (recipe, config))
+    other = [name for name in now if before[name] != now[name]] or ["patients"] * (patients != held_out)
+    if other:
+        raise RunError(f"expected the folds' own {', '.join(other)}, as in {listed}; choose another folder")
+
+
+def _summarise(output: Path, folds: int, begun: dict[str, Any]) -> None:
+    if rank_zero_only.rank == 0:  # which alone has written the measures
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / SUMMARY, {**begun, **summary(output, folds)})
 
 
 def fold_checkpoints(run: Path) -> list[Path]:
     """Of the folds that are done, wherever they were trained, in their order."""
-    done = [file.parent / LAST for file in run.glob(f"fold-*/{LAST_STAGE}/{METRICS}")]
-    return sorted(done, key=lambda checkpoint: int(checkpoint.parents[1].name.removeprefix("fold-")))
+    done = {}
+    for file in run.glob(f"fold-*/{LAST_STAGE}/{METRICS}"):
+        if number := re.fullmatch(r"fold-(\d+)", file.parents[1].name):  # and no copy
+            done[int(number[1])] = file.parent / LAST
+    return [done[number] for number in sorted(done)]
 
 
 def summary(output: Path, folds: int) -> dict[str, Any]:

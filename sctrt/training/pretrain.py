@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import VolumeError
-from ..files import write_json
+from ..files import locked, write_json
 from .fitting import LAST, fit
 from .photographs import NO_IMAGE, CentreCrops, Photographs, RandomCrops, prepare, save_preview
 from .pretrain_config import PretrainConfig
@@ -70,10 +70,16 @@ def pretrain(
 
     Raises:
         VolumeError: there are too few photographs, or others than those that the resumed run began with.
-        ValueError: `output` holds a run and `resume` is not given, or it lies among the photographs.
+        ValueError: `output` holds a run and `resume` is not given, another run writes there, or it lies among the
+            photographs.
     """
     if output.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"expected an output outside {images}, else previews are taken for photographs, got {output}")
+    with locked(output):
+        return _pretrain(config, images, output, resume, say)
+
+
+def _pretrain(config: PretrainConfig, images: Path, output: Path, resume: bool, say: Callable[[str], None]) -> Path:
     last = output / STAGE / LAST
     if last.exists() and not resume:
         raise ValueError(f"{output} holds a run already; go on with it by --resume, or choose another folder")

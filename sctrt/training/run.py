@@ -13,11 +13,11 @@ from ..model.autoencoder import VQAutoencoder
 from ..model.checkpoint import load_autoencoder
 from ..model.checkpoint import recipe_of as recipe_of_run
 from . import recipes
-from .cache import CachedCase, cache_cohort
+from .cache import CachedCase, Seen, cache_cohort
 from .cohort import CohortError
 from .config import FROM_CHECKPOINT, Mode, TrainingConfig, fine_tuning
 from .folds import cross_validate
-from .train import LAST_STAGE, Machine, RunError, check_fit, train
+from .train import LAST_STAGE, Machine, RunError, alone_in, check_fit, train
 
 Say = Callable[[str], None]
 
@@ -47,7 +47,7 @@ def run_training(request: Request, output: Path, machine: Machine, resume: bool,
     Raises:
         CohortError: cases are unfit; all are listed, and nothing was trained.
         BundleError: the checkpoint to begin with is unreadable or does not fit.
-        RunError: the recipe is not valid, or does not fit what else was asked for.
+        RunError: the recipe is not valid, or does not fit what else was asked for, or another run writes there.
     """
     pretrained = load_autoencoder(request.init) if request.init else None
     config = recipe_of(request, pretrained)
@@ -59,8 +59,9 @@ def run_training(request: Request, output: Path, machine: Machine, resume: bool,
         return train(config, training, held_out, place, pretrained=pretrained, machine=machine, resume=resume)
 
     if request.folds is None:
-        return [train_fold(cases, validation, output)]
-    return cross_validate(config, cases, request.folds, output, train_fold, request.fold)
+        with alone_in(output):
+            return [train_fold(cases, validation, output)]
+    return cross_validate(config, cases, request.folds, output, train_fold, request.fold, resume)
 
 
 def recipe_of(request: Request, pretrained: VQAutoencoder | None) -> TrainingConfig:
@@ -109,15 +110,19 @@ def _changed(config: TrainingConfig, values: dict) -> TrainingConfig:
 def _cases(request: Request, config: TrainingConfig, say: Say) -> tuple[list[CachedCase], list[CachedCase]]:
     """The cases to train on and those to validate on; what is wrong with either is said at once."""
     found: list[list[CachedCase]] = []
-    problems: list[str] = []
+    errors: list[CohortError] = []
+    seen: Seen = {}
     cohorts = [request.cohort] if request.validation is None else [request.cohort, request.validation]
     for cohort in cohorts:
         try:
-            found.append(cache_cohort(cohort, request.cache, config.spacing_mm, say))
+            found.append(cache_cohort(cohort, request.cache, config.spacing_mm, say, seen))
         except CohortError as error:
-            problems += error.problems
-    if problems:
-        raise CohortError(request.cohort, problems)
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        problems = [f"{error.cohort}: {problem}" for error in errors for problem in error.problems]
+        raise CohortError(" and ".join(str(error.cohort) for error in errors), problems)
     if request.validation is None:
         return found[0], []
     shared = {case.patient for case in found[0]} & {case.patient for case in found[1]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,11 @@ from typing import Any, TypeVar
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.utilities import rank_zero_only
 
-from ..files import write_json
+from ..errors import BundleError, VolumeError
+from ..files import locked, write_json
 from ..model.autoencoder import VQAutoencoder
 from .cache import CachedCase
 from .config import FROM_CHECKPOINT, TrainingConfig
@@ -22,6 +26,7 @@ from .fitting import LAST, fit
 from .module import Autoencoder, Encoder, PetToCt, Stage, initial_network
 from .previews import Previews
 
+T = TypeVar("T")
 StageT = TypeVar("StageT", bound=Stage)
 
 LAST_STAGE, CONFIG, CASES = "3-joint", "config.json", "cases.json"
@@ -75,12 +80,13 @@ def train(
         The path of the last stage's `last.ckpt`.
 
     Raises:
-        BundleError: the pre-trained network does not fit the recipe.
+        BundleError: the pre-trained network does not fit the recipe, or what the resumed run was told is damaged.
         RunError: the processes do not divide the micro-batches, a pre-trained network is missing or unused, or
             `output` holds a run that is not to be resumed, or one of other cases or another network.
+        VolumeError: files were replaced since the resumed run began.
     """
     check_fit(config, machine, pretrained)
-    _check_place(config, training, output, resume)
+    check_place(config, training, output, resume)
     start = None if pretrained is None else initial_network(config, pretrained)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CACHE)
     if machine.processes > 1 and not torch.cuda.is_available():
@@ -88,7 +94,7 @@ def train(
     data = CaseData(training, validation, config)
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / CONFIG, config.model_dump(mode="json"))
-    write_json(output / CASES, {"training": _listed(training), "validation": _listed(validation)})
+    write_json(output / CASES, listed(training, validation))
     if config.mode != "staged":
         return _fit(_seeded(lambda: PetToCt(config, start), config), data, output / LAST_STAGE, machine, resume)
     autoencoder = _seeded(lambda: Autoencoder(config), config)
@@ -110,8 +116,9 @@ def check_fit(config: TrainingConfig, machine: Machine, pretrained: VQAutoencode
             f"expected processes that divide {config.micro_batches} micro-batches, got {machine.processes}; use "
             "--devices, or other micro_batches in --config"
         )
-    if not machine.strategy.startswith(("auto", "ddp")):
-        raise RunError(f"expected the strategy auto, or ddp or a kind of it, got {machine.strategy}")
+    known = ["auto", *(name for name in StrategyRegistry.available_strategies() if name.startswith("ddp"))]
+    if machine.strategy not in known:
+        raise RunError(f"expected the strategy {', '.join(known)}, got {machine.strategy}")
     if (config.mode in FROM_CHECKPOINT) != (pretrained is not None):
         need = "needs one to begin with" if pretrained is None else "begins with none"
         raise RunError(
@@ -121,23 +128,72 @@ def check_fit(config: TrainingConfig, machine: Machine, pretrained: VQAutoencode
         initial_network(config, pretrained)
 
 
-def _check_place(config: TrainingConfig, training: list[CachedCase], output: Path, resume: bool) -> None:
-    """Refuses to overwrite a run, or to go on with it as another."""
+def check_place(config: TrainingConfig, training: list[CachedCase], output: Path, resume: bool) -> None:
+    """Refuses to overwrite a run, or to go on with it as another.
+
+    Raises:
+        BundleError, RunError, VolumeError: see `train`.
+    """
     if not list(output.glob(f"*/{LAST}")):
         return
     if not resume:
         raise RunError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
-    begun, now = (_fixed(c) for c in (TrainingConfig.model_validate_json((output / CONFIG).read_bytes()), config))
+    begun, now = (fixed(c) for c in (_read(output / CONFIG, TrainingConfig.model_validate), config))
     other = [name for name in now if begun[name] != now[name]]
     if other:
         raise RunError(f"expected the run's own {', '.join(other)}, as in {output / CONFIG}; start another run")
     if (output / CASES).exists():
-        cases = {case["name"] for case in json.loads((output / CASES).read_bytes())["training"]}
-        if cases != {case.name for case in training}:
+        cases = _read(output / CASES, _hashes_by_name)
+        if cases.keys() != {case.name for case in training}:
             raise RunError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
+        _check_files(cases, training, output)
 
 
-def _fixed(config: TrainingConfig) -> dict[str, Any]:
+def _read(file: Path, understand: Callable[[Any], T]) -> T:
+    try:
+        return understand(json.loads(file.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(f"{file} is damaged, or of another version of sctrt; start another run") from error
+
+
+def _hashes_by_name(content: Any) -> dict[str, tuple[str, str] | None]:
+    """Of PET and CT of the cases that were trained on; older runs did not keep them."""
+    return {
+        case["name"]: (case["sha256"]["pet"], case["sha256"]["ct"]) if "sha256" in case else None
+        for case in content["training"]
+    }
+
+
+def alone_in(output: Path) -> AbstractContextManager:
+    """Keeps other runs out of a folder; of a run's own processes the first does, for all.
+
+    Raises:
+        RunError: another run writes to it.
+    """
+    if rank_zero_only.rank != 0 or os.environ.get("NODE_RANK", "0") != "0":  # a later node's first has no rank yet
+        return nullcontext()
+    try:
+        return locked(output)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def _check_files(begun: dict[str, tuple[str, str] | None], training: list[CachedCase], output: Path) -> None:
+    """Refuses files that are others than those of that name were."""
+    other = []
+    for case in training:
+        now = case.pet_sha256, case.ct_sha256
+        before = begun[case.name] or now
+        other += [file for file, a, b in zip((case.source, case.ct_source), before, now, strict=True) if a != b]
+    if other:
+        more = f" and {len(other) - 1} more" if other[1:] else ""
+        raise VolumeError(
+            f"expected the files that the run began with, as listed in {output / CASES}, got other content in "
+            f"{other[0]}{more}; put the files back, or start another run"
+        )
+
+
+def fixed(config: TrainingConfig) -> dict[str, Any]:
     """What a run cannot change on its way: all but how long it goes on, and how often it looks up."""
     stages = {
         name: getattr(config, name).model_copy(update={"steps": 0}) for name in ("autoencoder", "encoder", "joint")
@@ -145,8 +201,21 @@ def _fixed(config: TrainingConfig) -> dict[str, Any]:
     return dict(config.model_copy(update={**stages, "save_every": 1, "validate_every": 1}))
 
 
-def _listed(cases: list[CachedCase]) -> list[dict[str, str]]:
-    return [{"patient": case.patient, "name": case.name, "pet": str(case.source)} for case in cases]
+def listed(training: list[CachedCase], validation: list[CachedCase]) -> dict[str, list[dict[str, Any]]]:
+    """The content of `cases.json`: who was trained on, and on which files."""
+    parts = {"training": training, "validation": validation}
+    return {
+        name: [
+            {
+                "patient": case.patient,
+                "name": case.name,
+                "pet": str(case.source),
+                "sha256": {"pet": case.pet_sha256, "ct": case.ct_sha256},
+            }
+            for case in part
+        ]
+        for name, part in parts.items()
+    }
 
 
 def _seeded(make: Callable[[], StageT], config: TrainingConfig) -> StageT:
