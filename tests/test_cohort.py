@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sctrt import Volume, VolumeError, nifti
+from sctrt import SctrtError, Volume, VolumeError, nifti
 from sctrt.bundle import Normaliser
 from sctrt.preprocess import network_input, to_grid
 
@@ -302,6 +302,16 @@ def test_a_second_opening_makes_nothing(cohort, tmp_path):
         said.clear()
         cache_cohort(cohort, tmp_path / "cache", SPACING, said.append)
         assert len(said) == expected
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(cohort, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("38400 requested and 10176 written")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(SctrtError, match=r"cache.* cannot be written \(38400 .*is the disk full"):
+        cache_cohort(cohort, tmp_path / "cache", SPACING)
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_damaged_case_is_made_again_and_the_others_stay(cohort, tmp_path):
