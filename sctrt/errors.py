@@ -25,5 +25,12 @@ class ReportError(SctrtError):
     """A file is no report of `sctrt bench`, a damaged one, or one without what is asked of it."""
 
 
+class UnwritableError(SctrtError):
+    """A file cannot be written whole; what was there before stays."""
+
+    def __init__(self, path: object, reason: Exception) -> None:
+        super().__init__(f"{path} cannot be written ({reason}); is the disk full? What was there before stays")
+
+
 class OutOfMemory(DeviceError):
     """The device has too little free memory for what was asked; with less at a time it may fit."""

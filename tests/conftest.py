@@ -174,7 +174,6 @@ class NacBody:
         folder.mkdir(parents=True)
         pet.save(folder / "nac.nii.gz")
         self.ct(pet).save(folder / "ct.nii.gz")
-        return pet
 
 
 @pytest.fixture(scope="session")

@@ -104,8 +104,7 @@ def load_strictly(model: VQAutoencoder, state: dict[str, Tensor], source: Path) 
 
 def _without_advice(error: Exception) -> str:
     """PyTorch's would have all that is in the file unpickled."""
-    text = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2]
-    return text.partition(" Please use")[0][:MAX_MESSAGE]
+    return _one_line(str(error).rpartition("WeightsUnpickler error: ")[2]).partition(" Please use")[0]
 
 
 def not_finite(state: dict[str, Tensor]) -> str | None:
@@ -114,7 +113,7 @@ def not_finite(state: dict[str, Tensor]) -> str | None:
     return next(broken, None)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())[:MAX_MESSAGE]
 
 

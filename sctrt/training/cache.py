@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .. import nifti
 from ..bundle import Normaliser, sha256
 from ..checks import check_ct, check_pet
-from ..errors import SctrtError, VolumeError
+from ..errors import UnwritableError, VolumeError
 from ..files import write_json
 from ..preprocess import Grid, NetworkInput, model_grid, network_input, to_grid
 from ..units import HU_AIR
@@ -86,7 +86,7 @@ def cache_cohort(
         CohortError: files are missing or unfit (unreadable, NaN, no body, a CT that lies elsewhere, one PET of two
             pairs, one CT of two patients), or rows are; all are listed.
         VolumeError: there is no pair at all.
-        SctrtError: the cache cannot be written.
+        UnwritableError: the cache cannot be written.
     """
     pairs, problems = list_pairs(cohort)
     cases: list[CachedCase] = []
@@ -174,7 +174,7 @@ def _make(pair: Pair, hashes: dict[str, str], place: Path, spacing_mm: float) ->
         temporary.chmod(0o755)  # mkdtemp leaves it to its owner alone, and others may share the cache
         _put(temporary, place)
     except OSError as error:
-        raise SctrtError(f"{place} cannot be written ({error}); is the disk full?") from error
+        raise UnwritableError(place, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

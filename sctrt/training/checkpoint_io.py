@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from ..errors import SctrtError
+from ..errors import UnwritableError
 from ..files import replaced_when_whole
 
 
@@ -21,4 +21,4 @@ class WholeCheckpointIO(TorchCheckpointIO):
             with replaced_when_whole(Path(path)) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # PyTorch's own when it cannot write
-            raise SctrtError(f"{path} cannot be written ({error}); is the disk full? The one before is kept") from error
+            raise UnwritableError(path, error) from error

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..errors import BundleError
 from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
 from .fitting import LAST, METRICS
-from .train import LAST_STAGE, RunError, alone_in, check_place, fixed
+from .train import LAST_STAGE, RunError, alone_in, check_place, fixed, read_record
 
 SUMMARY = "folds.json"
 
@@ -92,12 +91,12 @@ def _check_begun(listed: Path, config: TrainingConfig, held_out: list[list[str]]
     """Refuses folds of another split or recipe than those that the folder holds; older ones kept their number alone."""
     if not listed.exists():
         return
-    try:
-        begun = json.loads(listed.read_bytes())
-        folds, patients = begun["folds"], begun.get("patients", held_out)
+
+    def understand(begun: Any) -> tuple[int, list[list[str]], TrainingConfig]:
         recipe = TrainingConfig.model_validate(begun["recipe"]) if "recipe" in begun else config
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{listed} is damaged, or of another version of sctrt; choose another folder") from error
+        return begun["folds"], begun.get("patients", held_out), recipe
+
+    folds, patients, recipe = read_record(listed, understand, "choose another folder")
     if folds != len(held_out):
         raise RunError(f"expected the folds of {listed} (--folds {folds}), got {len(held_out)}; choose another folder")
     before, now = (fixed(one) if resume else dict(one) for one in (recipe, config))

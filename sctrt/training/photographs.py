@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from ..bundle import sha256
-from ..errors import SctrtError, VolumeError
+from ..errors import UnwritableError, VolumeError
 from ..files import replaced_when_whole
 
 REDUCED_SIDE = 512  # pixels of the shorter side; smaller photographs stay as they are
@@ -145,14 +145,14 @@ def _read(path: Path, name: str, cache: Path, smallest: int) -> tuple[Photograph
 def _keep(photograph: Photograph, pixels: NDArray[np.uint8]) -> None:
     """
     Raises:
-        SctrtError: the cache cannot be written; a photograph that is left out for that would be missed by no one.
+        UnwritableError: the cache cannot be written; a photograph that is left out for that would be missed by no one.
     """
     try:
         photograph.array.parent.mkdir(parents=True, exist_ok=True)
         with replaced_when_whole(photograph.array) as file:
             np.save(file, pixels)
     except OSError as error:
-        raise SctrtError(f"{photograph.array} cannot be written ({error}); is the disk full?") from error
+        raise UnwritableError(photograph.array, error) from error
 
 
 def _is_whole(photograph: Photograph) -> bool:

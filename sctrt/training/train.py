@@ -30,6 +30,7 @@ T = TypeVar("T")
 StageT = TypeVar("StageT", bound=Stage)
 
 LAST_STAGE, CONFIG, CASES = "3-joint", "config.json", "cases.json"
+ANEW = "start another run"
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
 
@@ -138,22 +139,27 @@ def check_place(config: TrainingConfig, training: list[CachedCase], output: Path
         return
     if not resume:
         raise RunError(f"{output} holds a run already; go on with it by --resume, or choose another folder")
-    begun, now = (fixed(c) for c in (_read(output / CONFIG, TrainingConfig.model_validate), config))
+    begun, now = (fixed(c) for c in (read_record(output / CONFIG, TrainingConfig.model_validate, ANEW), config))
     other = [name for name in now if begun[name] != now[name]]
     if other:
         raise RunError(f"expected the run's own {', '.join(other)}, as in {output / CONFIG}; start another run")
     if (output / CASES).exists():
-        cases = _read(output / CASES, _hashes_by_name)
+        cases = read_record(output / CASES, _hashes_by_name, ANEW)
         if cases.keys() != {case.name for case in training}:
             raise RunError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
         _check_files(cases, training, output)
 
 
-def _read(file: Path, understand: Callable[[Any], T]) -> T:
+def read_record(file: Path, understand: Callable[[Any], T], otherwise: str) -> T:
+    """What a run or its folds wrote of themselves; `otherwise` is the next step where it cannot be read.
+
+    Raises:
+        BundleError: it is damaged, or another version's.
+    """
     try:
         return understand(json.loads(file.read_bytes()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{file} is damaged, or of another version of sctrt; start another run") from error
+        raise BundleError(f"{file} is damaged, or of another version of sctrt; {otherwise}") from error
 
 
 def _hashes_by_name(content: Any) -> dict[str, tuple[str, str] | None]:
