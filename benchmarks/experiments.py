@@ -3,8 +3,9 @@
     python benchmarks/experiments.py --work build/experiments --cohort build/phantom-small/cohort/train \\
         --photographs build/photographs/run/1-photographs/last.ckpt --minutes 60
 
-Trains and measures one fold of one experiment after another until the time is up; a second call goes on. Numbers of
-simulated PET: they must not be set beside clinical ones, the paper's 74.49 HU among them.
+Trains and measures one fold of one experiment after another until the time is up; a second call goes on, from what lies
+in --work and from the folds that --json holds. Numbers of simulated PET: they must not be set beside clinical ones, the
+paper's 74.49 HU among them.
 """
 
 from __future__ import annotations
@@ -83,16 +84,17 @@ def main(
     photographs: Annotated[Path, typer.Option(help="Checkpoint of sctrt pretrain with the recipe photographs.")],
     minutes: Annotated[float, typer.Option(help="After these no other fold is begun.")] = 60.0,
     only: Annotated[list[str] | None, typer.Option(help="Names of experiments; default: all.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Where the numbers go.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Where the numbers go; folds in it are not trained again.")] = None,
 ) -> None:
     until = time.monotonic() + 60 * minutes
     is_ours = (cohort / "body_000").is_dir()
     cases = cache_cohort(listed(cohort, work) if is_ours else cohort, work / "cache", SPACING_MM, print)
     held_out = split([case.patient for case in cases], FOLDS, seed=0)
+    earlier = recorded(json)
     for fold in range(FOLDS):
         for name in only or EXPERIMENTS:
             place = folder_of(work, name) / f"fold-{fold}"
-            if (place / "measures.json").exists() or time.monotonic() > until:
+            if fold in earlier[name] or (place / "measures.json").exists() or time.monotonic() > until:
                 continue
             place.mkdir(parents=True, exist_ok=True)
             print(f"{name}, fold {fold}", flush=True)
@@ -102,15 +104,33 @@ def main(
             write_json(place / "measures.json", {"cases": rows})
     if json:
         facts = environment(torch.get_num_threads())
-        found = collected(work)
+        found = collected(work, earlier)
         write_json(json, {**facts, "note": report.PHANTOM_NOTE, "folds": FOLDS, "experiments": found})
+
+
+def recipe_hash(name: str) -> str:
+    """Of an experiment's configuration."""
+    config = EXPERIMENTS[name].config
+    return hashlib.sha256(b"" if config is None else config.model_dump_json().encode()).hexdigest()[:8]
 
 
 def folder_of(work: Path, name: str) -> Path:
     """Of an experiment; with another configuration, another one."""
-    config = EXPERIMENTS[name].config
-    digest = hashlib.sha256(b"" if config is None else config.model_dump_json().encode()).hexdigest()[:8]
-    return work / f"{name.replace(',', '').replace(' ', '-')}-{digest}"
+    return work / f"{name.replace(',', '').replace(' ', '-')}-{recipe_hash(name)}"
+
+
+def recorded(json: Path | None) -> dict[str, dict[int, dict[str, float]]]:
+    """The means of each experiment's folds in a file of results, of those whose configuration is still the same."""
+    rows = json_module.loads(json.read_bytes())["experiments"] if json and json.exists() else {}
+    return {
+        name: {
+            fold: {key: measure["folds"][i] for key, measure in rows[name]["measures"].items()}
+            for i, fold in enumerate(rows[name]["folds"])
+        }
+        if name in rows and rows[name]["recipe"] == recipe_hash(name)
+        else {}
+        for name in EXPERIMENTS
+    }
 
 
 def listed(cohort: Path, work: Path) -> Path:
@@ -158,26 +178,30 @@ def measures(sct: Volume, case: CachedCase) -> dict[str, float | None]:
     }
 
 
-def collected(work: Path) -> dict[str, Any]:
-    """Of each experiment that has folds: each measure's mean over the cases of a fold, their mean and spread."""
+def collected(work: Path, earlier: dict[str, dict[int, dict[str, float]]]) -> dict[str, Any]:
+    """Of each experiment that has folds: each measure's mean over the cases of a fold, their mean and spread.
+
+    Args:
+        earlier: as of `recorded`; a fold that lies in `work` too is read there.
+    """
     found = {}
     for name in EXPERIMENTS:
-        files = sorted(folder_of(work, name).glob("fold-*/measures.json"))
-        folds = [json_module.loads(file.read_bytes()) for file in files]
+        folds = dict(earlier[name])
+        for file in folder_of(work, name).glob("fold-*/measures.json"):
+            cases = list(json_module.loads(file.read_bytes())["cases"].values())
+            folds[int(file.parent.name.split("-")[1])] = {
+                key: float(np.mean([case[key] for case in cases if case[key] is not None])) for key in cases[0]
+            }
         if not folds:
             continue
-        rows = [list(fold["cases"].values()) for fold in folds]
-        means = {
-            key: [float(np.mean([row[key] for row in cases if row[key] is not None])) for cases in rows]
-            for key in rows[0][0]
-        }
+        order = sorted(folds)
+        values = {key: [folds[fold][key] for fold in order] for key in folds[order[0]]}
         found[name] = {
-            "folds": [int(file.parent.name.split("-")[1]) for file in files],
+            "recipe": recipe_hash(name),
+            "folds": order,
             "measures": {
-                key: {"folds": values, "mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
-                if len(values) > 1
-                else {"folds": values, "mean": values[0], "sd": None}
-                for key, values in means.items()
+                key: {"folds": v, "mean": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else None}
+                for key, v in values.items()
             },
         }
     return found
