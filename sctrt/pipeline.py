@@ -6,11 +6,12 @@ import hashlib
 import os
 import platform
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any, cast
 
 import numpy as np
@@ -125,7 +126,7 @@ class Synthesizer:
         self._codebook = ops.Codebook(self.bundle.codebook())
         self._loaded: dict[EngineKey, Engines] = {}
         self._verified: dict[EngineKey, dict[str, Any] | None] = {}
-        self._turn = Lock()  # engines and their memory serve one volume
+        self._lock, self._running = RLock(), False
         if self.runtime not in engines.BUILT:
             self._engines((0, 0))  # what cannot be loaded is refused now
 
@@ -142,7 +143,7 @@ class Synthesizer:
             EngineError: no engine is built for slices of this size; the message names the command.
             OutOfMemory: the GPU has too little memory, whatever is done.
         """
-        with self._turn:
+        with self._turn():
             return self._synthesise(pet, progress)
 
     def planes(self, pet: Any, *, progress: Progress | None = None) -> PlanePredictions:
@@ -159,14 +160,29 @@ class Synthesizer:
         """
         if self.fusion not in JOINT_FUSIONS:
             raise ValueError(f"expected a Synthesizer of all planes, got fusion={self.fusion!r}; leave fusion out")
-        with self._turn:
+        with self._turn():
             return self._predict(pet, progress)
 
     def release(self) -> None:
         """Gives engines and memory back for what runs next; a later run loads the engines again."""
-        with self._turn:
+        with self._turn():
             self._loaded.clear()
             self._device.release()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Engines and their memory serve one volume: another thread waits; a run's own `progress` cannot."""
+        with self._lock:
+            if self._running:
+                raise RuntimeError(
+                    "expected a Synthesizer to be used when its run has ended, got a call from that run's own "
+                    "progress function; make another Synthesizer for it, or call this one afterwards"
+                )
+            self._running = True
+            try:
+                yield
+            finally:
+                self._running = False
 
     def _synthesise(self, pet: Any, progress: Progress | None) -> Synthesis:
         clock = self._device.clock()

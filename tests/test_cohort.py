@@ -1,5 +1,6 @@
 """Cohorts: folders and tables of pairs, all that is wrong with one at once, and a cache that knows a case at a time."""
 
+import gzip
 import json
 import re
 import shutil
@@ -219,6 +220,16 @@ def test_a_copy_of_a_ct_is_listed(cohort, nac_body, tmp_path):
     shutil.copy(cohort / "d" / "ct.nii.gz", cohort / "a" / "ct.nii.gz")
     (problem,) = problems_of(cohort, tmp_path)
     assert "ct.nii.gz of patient d is the same as" in problem and "of patient a" in problem
+
+
+def test_a_copy_that_was_packed_anew_is_listed(cohort, tmp_path):
+    """Another gzip level or header: other bytes, the same patient."""
+    shutil.copytree(cohort / "a", cohort / "copy")
+    for name in ("nac.nii.gz", "ct.nii.gz"):
+        content = gzip.decompress((cohort / "a" / name).read_bytes())
+        (cohort / "copy" / name).write_bytes(gzip.compress(content, 1, mtime=0))
+    (problem,) = problems_of(cohort, tmp_path)
+    assert "nac.nii.gz of patient copy is the same as" in problem and "of patient a" in problem
 
 
 def test_a_patient_named_zero_is_one(cohort):

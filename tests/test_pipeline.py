@@ -129,6 +129,15 @@ def test_volumes_from_two_threads_go_one_after_the_other(synthesizer, pet, resul
         np.testing.assert_array_equal(ct, result.ct.array)
 
 
+@pytest.mark.parametrize("call", ["__call__", "planes", "release"])
+def test_its_own_progress_cannot_run_it(synthesizer, pet, result, call):
+    """It would wait for itself for ever, or share its memory with itself."""
+    arguments = () if call == "release" else (pet,)
+    with pytest.raises(RuntimeError, match="make another Synthesizer"):
+        synthesizer(pet, progress=lambda *_: getattr(synthesizer, call)(*arguments))
+    np.testing.assert_array_equal(synthesizer(pet).ct.array, result.ct.array)
+
+
 def test_a_pet_may_be_passed_in_any_form(synthesizer, pet, result, tmp_path):
     nifti.save(pet, tmp_path / "pet.nii.gz")
     forms = {

@@ -35,7 +35,7 @@ HU_LIMIT = 32767
 PLAIN = Normaliser()
 
 Box = tuple[slice, slice, slice]
-Seen = dict[str, tuple[Pair, Path]]  # SHA-256 of a file -> whose it is, and where it lies
+Seen = dict[str, tuple[Pair, Path]]  # SHA-256 of a file, or of it on the grid -> whose it is, and where it lies
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,13 @@ def cache_cohort(
     seen = {} if seen is None else seen
     for number, pair in enumerate(pairs, 1):
         try:
-            hashes = _hashes(pair, seen)
+            hashes = _hashes(pair)
+            _refuse_copies(pair, hashes, seen)
             place = folder / _key(hashes, spacing_mm)
             if not _whole(place):
                 say(f"case {number} of {len(pairs)}: {pair.name}")
                 _make(pair, hashes, place, spacing_mm)
+            _refuse_copies(pair, _content(place), seen)  # packed anew, a file has another hash
             cases.append(_open(pair, hashes, place))
         except VolumeError as error:
             problems.append(str(error))
@@ -106,23 +108,28 @@ def cache_cohort(
     return cases
 
 
-def _hashes(pair: Pair, seen: Seen) -> dict[str, str]:
-    """Of both files; neither may be a copy of another patient's, who might be in another fold, nor the PET of another.
-
-    A PET that is listed twice, not copied, is told by `list_pairs`.
-    """
+def _hashes(pair: Pair) -> dict[str, str]:
+    """Of both files."""
     hashes = {}
     for kind, file in (("pet", pair.pet), ("ct", pair.ct)):
         try:
             hashes[kind] = sha256(file)
         except OSError as error:
             raise VolumeError(f"{file}: {error.strerror}; check the file") from error
+    return hashes
+
+
+def _refuse_copies(pair: Pair, hashes: dict[str, str], seen: Seen) -> None:
+    """Neither may be a copy of another patient's, who might be in another fold, nor the PET of another.
+
+    A PET that is listed twice, not copied, is told by `list_pairs`.
+    """
+    for kind, file in (("pet", pair.pet), ("ct", pair.ct)):
         first, other = seen.setdefault(hashes[kind], (pair, file))
         if first.patient != pair.patient:
             raise VolumeError(f"{file} of patient {pair.patient} is the same as {other} of patient {first.patient}")
         if kind == "pet" and other.resolve() != file.resolve():
             raise VolumeError(f"{file} of {pair.name} is the same as {other} of {first.name}")
-    return hashes
 
 
 def _key(hashes: dict[str, str], spacing_mm: float) -> str:
@@ -138,6 +145,12 @@ def _whole(place: Path) -> bool:
         return all(sha256(place / name) == record["sha256"][name] for name in (PET, CT))
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _content(place: Path) -> dict[str, str]:
+    """Hashes of a case's PET and CT on the grid."""
+    written = json.loads((place / RECORD).read_bytes())["sha256"]
+    return {"pet": written[PET], "ct": written[CT]}
 
 
 def _open(pair: Pair, hashes: dict[str, str], place: Path) -> CachedCase:
