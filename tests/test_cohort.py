@@ -232,6 +232,14 @@ def test_a_copy_that_was_packed_anew_is_listed(cohort, tmp_path):
     assert "nac.nii.gz of patient copy is the same as" in problem and "of patient a" in problem
 
 
+def test_a_table_may_begin_with_blank_lines(cohort):
+    file = table(cohort, "c.csv", [row("a"), row("b")])
+    file.write_text("\n\n" + file.read_text() + "x\n")
+    pairs, problems = list_pairs(file)
+    assert [pair.patient for pair in pairs] == ["a", "b"]
+    assert problems[0].startswith("line 6: pet")
+
+
 def test_a_patient_named_zero_is_one(cohort):
     for name in "ab":
         (cohort / name / "meta.json").write_text('{"patient": 0}')

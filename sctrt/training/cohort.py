@@ -155,6 +155,8 @@ def _rows(path: Path) -> list[tuple[str, Any]]:
             return [(f"entry {i}", row) for i, row in enumerate(rows, 1)]
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
+            while table.fieldnames == []:  # blank lines before the names
+                table.fieldnames = None
             return [
                 (f"line {table.reader.line_num}", {k: v for k, v in row.items() if v or k is None}) for row in table
             ]
