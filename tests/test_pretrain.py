@@ -546,6 +546,16 @@ def test_a_run_does_not_go_on_with_other_photographs(finished, folder, tmp_path,
     }
 
 
+@pytest.mark.parametrize("name", ["config.json", "photographs.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"training": 1, "channels": 0}', b"\xff"])
+def test_a_run_whose_record_is_damaged_does_not_go_on(finished, folder, tmp_path, run, name, content):
+    output = shutil.copytree(finished, tmp_path / "run")
+    (output / name).write_bytes(content)
+    code, _, said = run("pretrain", folder, "-o", output, "--resume")
+    assert code == 3 and f"{name} is damaged" in " ".join(said.split()) and "start another run" in said
+    assert (output / name).read_bytes() == content
+
+
 def test_the_recipe_of_a_resumed_run_is_its_own(finished, tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(TINY.model_copy(update={"learning_rate": 1e-3}).model_dump_json())

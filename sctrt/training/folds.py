@@ -17,7 +17,8 @@ from ..files import write_json
 from .cache import CachedCase
 from .config import TrainingConfig
 from .fitting import LAST, METRICS
-from .train import LAST_STAGE, RunError, alone_in, check_place, fixed, read_record
+from .records import read_record
+from .train import LAST_STAGE, RunError, alone_in, check_place, fixed
 
 SUMMARY = "folds.json"
 

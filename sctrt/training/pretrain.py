@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from .photographs import NO_IMAGE, CentreCrops, Photographs, RandomCrops, prepar
 from .pretrain_config import PretrainConfig
 from .pretrain_module import Pretraining
 from .recipes import load_config
+from .records import ANEW, read_record
 
 STAGE = "1-photographs"
 CONFIG, LISTED = "config.json", "photographs.json"
@@ -35,12 +35,13 @@ def recipe_for(config: str | None, output: Path, steps: int | None, resume: bool
     Raises:
         ValueError: not a recipe, or another one than that of the run to be resumed.
         FileNotFoundError: there is no such file.
+        BundleError: the recipe of the run to be resumed is damaged.
     """
     given = load_config(config, PretrainConfig) if config else None
     begun = output / CONFIG
     recipe = given or PretrainConfig()
     if resume and begun.exists():
-        recipe = PretrainConfig.model_validate_json(begun.read_bytes())
+        recipe = read_record(begun, PretrainConfig.model_validate, ANEW)
         if given and given.model_copy(update={"steps": recipe.steps}) != recipe:
             raise ValueError(f"{config} is another recipe than that of {begun}; leave --config out, or start a new run")
         steps = steps or (given.steps if given else None)
@@ -70,6 +71,7 @@ def pretrain(
 
     Raises:
         VolumeError: there are too few photographs, or others than those that the resumed run began with.
+        BundleError: what the resumed run wrote of itself is damaged.
         ValueError: `output` holds a run and `resume` is not given, another run writes there, or it lies among the
             photographs.
     """
@@ -122,7 +124,7 @@ def _listed(photographs: Photographs) -> dict[str, dict[str, str]]:
 
 def _check_the_same(photographs: Photographs, listed: Path) -> None:
     """What a step sees is drawn from all photographs: with others, a resumed run would be another run."""
-    begun = json.loads(listed.read_bytes())["training"].keys()
+    begun = read_record(listed, lambda content: content["training"].keys(), ANEW)
     now = {one.sha256 for one in photographs.training}
     if begun != now:
         raise VolumeError(

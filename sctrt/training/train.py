@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..errors import BundleError, VolumeError
+from ..errors import VolumeError
 from ..files import locked, write_json
 from ..model.autoencoder import VQAutoencoder
 from .cache import CachedCase
@@ -25,12 +24,11 @@ from .data import CaseData
 from .fitting import LAST, fit
 from .module import Autoencoder, Encoder, PetToCt, Stage, initial_network
 from .previews import Previews
+from .records import ANEW, read_record
 
-T = TypeVar("T")
 StageT = TypeVar("StageT", bound=Stage)
 
 LAST_STAGE, CONFIG, CASES = "3-joint", "config.json", "cases.json"
-ANEW = "start another run"
 # oneDNN compiles a primitive for each layer and slice size and keeps 1024 by default: fewer than one set of sizes.
 ONEDNN_CACHE = "20000"
 
@@ -148,18 +146,6 @@ def check_place(config: TrainingConfig, training: list[CachedCase], output: Path
         if cases.keys() != {case.name for case in training}:
             raise RunError(f"expected the {len(cases)} cases of {output / CASES} to train on; start another run")
         _check_files(cases, training, output)
-
-
-def read_record(file: Path, understand: Callable[[Any], T], otherwise: str) -> T:
-    """What a run or its folds wrote of themselves; `otherwise` is the next step where it cannot be read.
-
-    Raises:
-        BundleError: it is damaged, or another version's.
-    """
-    try:
-        return understand(json.loads(file.read_bytes()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{file} is damaged, or of another version of sctrt; {otherwise}") from error
 
 
 def _hashes_by_name(content: Any) -> dict[str, tuple[str, str] | None]:
