@@ -224,7 +224,7 @@ def test_the_tree_is_the_tree():
     absent = [f"{folder}/{pattern}" for folder, pattern in found if not list((ROOT / folder).glob(pattern))]
     assert absent == []
     named = {path for folder, pattern in found for path in (ROOT / folder).glob(pattern)}
-    modules = {path for path in (ROOT / "sctrt").rglob("*.py") if path.name != "__init__.py"}
+    modules = {path for path in (ROOT / "sctrt").rglob("*.py") if not path.name.startswith("__")}
     assert sorted(name(path) for path in modules - named) == [], "say in README's tree what they are"
 
 

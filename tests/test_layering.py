@@ -104,7 +104,7 @@ HEAVY = {
         "evaluation/pet_figures.py",
         "training/previews.py",
     ),
-    "typer": ("cli.py",),
+    "typer": ("cli/",),
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import random_model
-from sctrt import Volume, cli
+from sctrt import Volume
 from sctrt import bundle as bundles
+from sctrt.cli import common
 from sctrt.errors import VolumeError
 from sctrt.planes import PLANES, slice_axis
 from sctrt.preprocess import AIR_INPUT
@@ -206,7 +207,7 @@ def test_fine_tuning_tunes_all_layers_and_leaves_the_candidate_alone():
 
 
 def test_candidates_are_ranked_and_those_that_failed_are_listed(shipped, published, cohort, tmp_path, run, monkeypatch):
-    monkeypatch.setattr(cli.out, "_width", 400)  # for long paths; COLUMNS is read as the module is loaded
+    monkeypatch.setattr(common.out, "_width", 400)  # for long paths; COLUMNS is read as the module is loaded
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(b"no checkpoint")
     candidates = [broken, shipped.path, published]

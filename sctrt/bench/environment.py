@@ -38,8 +38,8 @@ def environment(threads: int) -> dict[str, Any]:
 def command() -> str:
     """What was called: `sctrt ...` or `python SCRIPT ...`."""
     program, *arguments = sys.argv
-    name = Path(program).name
-    return " ".join(["sctrt", *arguments] if name in ("sctrt", "cli.py") else ["python", *sys.argv])
+    is_ours = Path(program).name == "sctrt" or program.endswith("/cli/__main__.py")
+    return " ".join(["sctrt", *arguments] if is_ours else ["python", *sys.argv])
 
 
 def cpu_model() -> str:

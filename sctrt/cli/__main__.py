@@ -1,0 +1,5 @@
+"""python -m sctrt.cli"""
+
+from . import main
+
+main()
