@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .checks import check_ct
 from .files import write_json
 from .phantom import Phantom, body_from_ct, make_body
 from .phantom.body import Arms, Region
@@ -12,6 +13,7 @@ from .physics.simulate import COUNTS_PER_SLICE, SCATTER_FRACTION, simulate_nac
 from .volume import Volume
 
 NAC, CT, ACTIVITY, LABELS, META = "nac.nii.gz", "ct.nii.gz", "activity.nii.gz", "labels.nii.gz", "meta.json"
+FILES = (NAC, CT, ACTIVITY, LABELS, META)
 
 
 def simulate_case(
@@ -49,11 +51,13 @@ def simulate_case(
         The phantom, and its TOF PET without attenuation correction.
 
     Raises:
-        VolumeError: the CT holds no body.
+        VolumeError: the CT is none in HU, or holds no body.
         ValueError: an argument is out of its range.
     """
     say = progress or (lambda _: None)
     say("building the body")
+    if ct is not None:
+        check_ct(ct)
     phantom = (
         body_from_ct(ct, seed, voxel_mm, stretch=stretch)
         if ct is not None

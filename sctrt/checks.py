@@ -62,6 +62,23 @@ def check_ct(volume: Volume, name: str = "CT") -> None:
         )
 
 
+def check_labels(volume: Volume, name: str) -> None:
+    """Refuses what is clearly no label image.
+
+    Args:
+        volume: [z, y, x].
+        name: of the volume, for the message.
+
+    Raises:
+        VolumeError: samples that are not whole, or negative.
+    """
+    array = volume.array
+    if not (np.rint(array) == array).all() or array.min() < 0:  # also refuses NaN
+        raise VolumeError(
+            f"expected whole numbers, 0 or more, as {name}, got others; pass a label image, not a PET or CT"
+        )
+
+
 def _check_grid(volume: Volume) -> None:
     for axis, voxels, size in zip("zyx", volume.shape, volume.spacing, strict=True):
         if voxels == 1:

@@ -23,7 +23,7 @@ from .evaluation.fusions import MEDIAN, WEIGHTED, numbers
 from .evaluation.inside import Examination
 from .evaluation.metrics import body_mask
 from .evaluation.pairs import Pair, make_pair
-from .files import replaced_when_whole, write_json
+from .files import write_json, write_text
 from .pipeline import FUSIONS, PlanePredictions, Synthesizer, package_version
 from .planes import slice_axis
 from .preprocess import to_grid
@@ -69,7 +69,7 @@ def files_of_folder(folder: Path) -> list[Files]:
     found = [folder / NAC] if (folder / NAC).is_file() else sorted(folder.glob(f"*/{NAC}"))
     if not found:
         raise VolumeError(f"{folder}: expected {NAC} and {CT}, or folders with these, got none; check the folder")
-    return [Files(nac.parent.name, nac, nac.parent / CT) for nac in found]
+    return [Files(nac.resolve().parent.name, nac, nac.parent / CT) for nac in found]
 
 
 def examine(
@@ -170,11 +170,11 @@ def run(
     if outputs.json:
         write_json(outputs.json, _content(examined, synthesizer))
     if outputs.markdown:
-        _write(outputs.markdown, text)
+        write_text(outputs.markdown, text)
     if outputs.report:
         foot = f"sctrt {package_version()}. Research only."
         page = html.page("Inside the model", [_summary(examined), *sections], foot)
-        _write(outputs.report, page)
+        write_text(outputs.report, page)
     return examined, text
 
 
@@ -223,8 +223,3 @@ def _section(files: Files, case: Examination, codes: dict[str, NDArray[np.int32]
             ),
         ],
     )
-
-
-def _write(path: Path, text: str) -> None:
-    with replaced_when_whole(path) as file:
-        file.write(text.encode())

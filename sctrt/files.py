@@ -86,7 +86,12 @@ def locked(folder: Path) -> BinaryIO:
     return file
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8."""
+    with replaced_when_whole(path) as file:
+        file.write(text.encode())
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON; NumPy numbers become Python's."""
-    with replaced_when_whole(path) as file:
-        file.write((json.dumps(content, indent=2, default=float) + "\n").encode())
+    write_text(path, json.dumps(content, indent=2, default=float) + "\n")

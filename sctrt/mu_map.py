@@ -10,10 +10,11 @@ from scipy import ndimage
 from .attenuation import hu_to_mu
 from .errors import VolumeError
 from .preprocess import Grid, to_grid
+from .units import SIGMA_PER_FWHM
 from .volume import Volume
 
-SIGMA_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 MAX_MU = 2.0  # 1/cm at 511 keV; lead has 1.8, and the same in 1/m or as HU would be far larger
+PLASTIC_MU = 0.09  # 1/cm at 511 keV, of coils' housings; a map in 1/mm has a tenth of it
 
 
 def mu_map(
@@ -40,7 +41,7 @@ def mu_map(
 
     Raises:
         ValueError: an unknown convention or tube voltage, or a negative width.
-        VolumeError: the hardware map is not in 1/cm.
+        VolumeError: the hardware map cannot be in 1/cm, or lies elsewhere.
     """
     if not 0 <= fwhm_mm < math.inf:
         raise ValueError(f"expected a width of 0 mm or more, got {fwhm_mm}; pass the PET's FWHM in mm")
@@ -50,7 +51,13 @@ def mu_map(
         mu = ndimage.gaussian_filter(mu, sigma, mode="nearest")
     if hardware is not None:
         _check_hardware(hardware)
-        mu = mu + to_grid(hardware, Grid(ct.affine, ct.shape), 0.0)
+        grid = Grid(ct.affine, ct.shape)
+        if not to_grid(Volume(np.ones(hardware.shape, np.float32), hardware.affine), grid, 0.0).any():
+            raise VolumeError(
+                "expected a hardware map that reaches the CT, got one that lies elsewhere; check its affine: it must "
+                "place table and coils where they were"
+            )
+        mu = mu + to_grid(hardware, grid, 0.0)
     return Volume(mu, ct.affine, "1/cm")
 
 

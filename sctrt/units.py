@@ -1,6 +1,8 @@
-"""Hounsfield units: what they mean, and how they map to the network's units."""
+"""Hounsfield units: what they mean, and how they map to the network's units; and widths of Gaussians."""
 
 from __future__ import annotations
+
+import math
 
 HU_AIR = -1000.0
 # Tissue classes of a CT, wherever one is measured or summed up.
@@ -11,6 +13,7 @@ BONE_ABOVE = 200.0  # HU
 HU_MIN, HU_MAX = -1024.0, 2976.0  # mapped to -1 and 1; source: arXiv 2504.07450
 HU_SCALE = (HU_MAX - HU_MIN) / 2  # HU a network unit
 HU_OFFSET = (HU_MAX + HU_MIN) / 2  # HU at network 0
+SIGMA_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 
 
 def hu_to_network(hu):

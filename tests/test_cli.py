@@ -245,6 +245,24 @@ def test_simulate_refuses_wrong_options_with_2(run, tmp_path, options):
     assert not (tmp_path / "case").exists()
 
 
+def test_simulate_does_not_write_over_its_ct(run, tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "ct.nii.gz"
+    a_ct(path, np.ones((9, 9, 9)))
+    before = path.read_bytes()
+    code, _, said = run("simulate", "-o", tmp_path, "--ct", path)
+    assert code == 2 and "is the input" in " ".join(said.replace("│", " ").split())
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_simulate_refuses_a_ct_that_is_none(run, tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "pet.nii.gz"
+    tiny_body(path, np.random.default_rng(0).random((40, 40, 40), np.float32))
+    code, _, said = run("simulate", "-o", tmp_path / "case", "--ct", path)
+    assert code == 3 and "expected the CT in HU" in said and not (tmp_path / "case").exists()
+
+
 def test_simulate_refuses_a_ct_without_a_body(run, tmp_path):
     pytest.importorskip("torch")
     path = tmp_path / "air.nii.gz"

@@ -123,6 +123,21 @@ def test_a_cohort_goes_on_past_bad_cases_lists_them_and_fails(run, folders, tmp_
     assert min(errors) <= mean["low"] < mean["mean"] < mean["high"] <= max(errors)
 
 
+def test_the_worst_case_is_the_worst_whatever_is_measured(rng):
+    good, bad = (evaluate(noisy(CT, rng, sigma), CT) for sigma in (10.0, 300.0))
+    found = cohort.means({"good": good, "bad": bad})
+    for name in ("body.mae_hu", "body.psnr_db_range_4000", "body.ssim", "dice.bone_above_200", "lines.mean_percent"):
+        assert found[name].worst_case == "bad", name
+    assert found["body.voxels"].worst_case is None and found["jaggedness.z.synthetic_hu"].worst_case is None
+
+
+@pytest.mark.parametrize("other", ["a.nii", "deep_b.nii.gz"])
+def test_cases_of_one_name_are_refused_before_any_is_lost(run, folders, tmp_path, other):
+    CT.save(tmp_path / "sct" / other)
+    code, _, said = run("evaluate", folders / "sct", folders / "ct", "-o", tmp_path / "r.json")
+    assert code == 3 and "another name for each case" in said and not (tmp_path / "r.json").exists()
+
+
 def test_a_csv_names_the_pairs_from_its_own_folder(run, case_files, tmp_path):
     table = case_files / "pairs.csv"
     table.write_text("name,sct,ct,uncertainty\none,sct.nii.gz,ct.nii.gz,u.nii.gz\ntwo,ct.nii.gz,ct.nii.gz,\n")
@@ -138,7 +153,7 @@ def test_a_csv_names_the_pairs_from_its_own_folder(run, case_files, tmp_path):
         ("a,b\n1,2\n", "columns sct and ct, got a, b"),
         ("", "got no rows"),
         ("sct,ct\nx.nii,\n", "got line 2 without"),
-        ("sct,ct\nx.nii,y.nii\nx.nii,z.nii\n", "got x twice"),
+        ("sct,ct\nx.nii,y.nii\nx.nii,z.nii\n", "got x, x"),
     ],
 )
 def test_a_table_that_is_unfit_is_refused(run, tmp_path, content, message):

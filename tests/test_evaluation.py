@@ -130,6 +130,54 @@ def test_what_the_true_ct_does_not_reach_is_left_out(rng):
     assert "lacks 35.7%" in " ".join(case.notes) and case.body.mae_hu == 0 and case.dilated_12mm.mae_hu == 0
 
 
+def test_a_true_ct_that_is_cut_does_not_make_the_contour_better(rng):
+    """The cut is no surface: a body that is too wide is as much too wide in the slices that there are."""
+    wider = volume(np.where(ndimage.binary_dilation(BODY) & ~BODY, SOFT, CT.array))
+    cut = slice(5, 9)
+    alike = evaluate(Volume(wider.array[cut], wider.affine, "HU"), Volume(CT.array[cut], CT.affine, "HU"))
+    part = Volume(CT.array[cut], CT.affine.copy(), "HU")
+    part.affine[:3, 3] += 5 * CT.affine[:3, 2]
+    whole = evaluate(wider, part)
+    assert whole.contour.bias_mm == pytest.approx(alike.contour.bias_mm, rel=0.02) and whole.contour.bias_mm > 3
+    assert any("wider" in warning for warning in whole.warnings)
+
+
+@pytest.mark.parametrize("grid", ["the same", "another"])
+def test_what_a_scanner_did_not_see_is_no_air(grid):
+    """Outside its circle it writes -3024: no error of the synthetic CT's air, nor of the skin beside it."""
+    _, y, x = np.indices(CT.shape)
+    unseen = np.hypot((y - 16) * SPACING[1], (x - 18) * SPACING[2]) > 78
+    assert not (unseen & BODY).any()
+    padded = volume(np.where(unseen, -3024, CT.array))
+    if grid == "another":
+        shift = padded.affine.copy()
+        shift[:3, 3] += 0.4 * shift[:3, :3].sum(axis=1)
+        other = make_pair(Volume(CT.array, shift, "HU"), CT), make_pair(Volume(CT.array, shift, "HU"), padded)
+        np.testing.assert_allclose(other[1].ct[other[1].known], other[0].ct[other[1].known], atol=1e-3)
+        return
+    case = evaluate(CT, padded)
+    assert case.dilated_12mm.mae_hu == 0 and not case.warnings and "lacks" in " ".join(case.notes)
+
+
+def test_a_body_that_no_line_crosses_is_refused():
+    dot = np.full(CT.shape, AIR, np.float32)
+    dot[7, 18, 18] = SOFT
+    with pytest.raises(VolumeError, match="no line crosses"):
+        evaluate(volume(dot), volume(dot))
+
+
+def test_volumes_that_lie_elsewhere_or_are_no_labels_are_refused():
+    far = CT.affine + np.array([[0, 0, 0, 5000]] + [[0] * 4] * 3)
+    with pytest.raises(VolumeError, match="expected uncertainty of the same body"):
+        evaluate(CT, CT, uncertainty=Volume(np.ones(CT.shape), far, "HU"))
+    with pytest.raises(VolumeError, match="expected organs of the same body"):
+        evaluate(CT, CT, organs=Volume(np.ones(CT.shape), far, "1"))
+    with pytest.raises(VolumeError, match="whole numbers"):
+        evaluate(CT, CT, organs=Volume(CT.array, CT.affine, "HU"))
+    without = evaluate(CT, CT, organs=Volume(np.ones(CT.shape), CT.affine, "1"))
+    assert any("hold no liver" in note for note in without.notes)
+
+
 @pytest.mark.parametrize(
     ("sct", "ct", "message"),
     [
@@ -158,7 +206,8 @@ def test_the_table_and_noisy_air_count_nowhere_but_made_up_tissue_and_arms_do(rn
     with_arm = volume(np.where(thick, SOFT, body))
     assert evaluate(volume(body), with_arm).lines.mean_percent < -3
     assert evaluate(with_arm, volume(body)).lines.mean_percent > 3
-    assert not evaluate(volume(body), with_arm).notes
+    (said,) = evaluate(volume(body), with_arm).notes  # its HU are in no number: that is said
+    assert "ml lie apart from the body" in said and not evaluate(volume(body), volume(body)).notes
 
 
 def test_a_synthetic_ct_without_a_body_is_flagged():
@@ -324,6 +373,19 @@ def test_sparsification_is_the_mean_of_what_is_left(rng):
 def test_constant_uncertainty_and_perfect_ct_give_finite_numbers():
     flat = calibration(np.ones(100, np.float32), np.zeros(100, np.float32))
     assert flat.rank_correlation is None and flat.area_error == 0
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_the_order_of_voxels_does_not_matter(levels, rng):
+    """A constant uncertainty says nothing, wherever in the array the errors lie."""
+    error = np.linspace(1, 100, 1000).astype(np.float32)
+    spread = rng.integers(0, levels, 1000).astype(np.float32)
+    found, reversed_ = calibration(spread, error), calibration(spread[::-1], error[::-1])
+    assert found.sparsification_mae_hu == pytest.approx(reversed_.sparsification_mae_hu)
+    assert [one.mae_hu for one in found.deciles] == pytest.approx([one.mae_hu for one in reversed_.deciles])
+    if levels == 1:
+        assert found.area_sparsification == pytest.approx(1)
+        assert {round(one.rmse_hu, 6) for one in found.deciles} == {round(float(np.sqrt((error**2).mean())), 6)}
 
 
 def test_uncertainty_that_is_none_is_refused():

@@ -39,15 +39,15 @@ MAY_IMPORT = {
     "run": {"errors", "units", "planes", "ops", "bundle", "engines", "device", "preprocess", "plan", "tiles"},
     "orientation": {"volume"},
     "interfile": {"errors", "volume", "files", "orientation"},
-    "mu_map": {"errors", "volume", "attenuation", "preprocess"},
+    "mu_map": {"errors", "units", "volume", "attenuation", "preprocess"},
     "pipeline": {
         *("errors", "units", "attenuation", "planes", "volume", "nifti", "checks", "ops", "bundle", "preprocess"),
         *("engines", "device", "plan", "run", "mu_map", "timeline"),
     },
     "ensemble": {"errors", "volume", "bundle", "ensemble_bundle", "device", "pipeline", "timeline"},
-    "physics": {"errors", "volume", "attenuation"},
+    "physics": {"errors", "units", "volume", "attenuation"},
     "phantom": {"errors", "units", "volume"},
-    "cases": {"errors", "volume", "nifti", "files", "phantom", "physics"},
+    "cases": {"errors", "volume", "nifti", "files", "checks", "phantom", "physics"},
     "evaluation": {
         *("errors", "volume", "attenuation", "units", "files", "nifti", "checks", "orientation", "preprocess"),
         *("ops", "phantom", "physics"),

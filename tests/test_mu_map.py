@@ -82,6 +82,14 @@ def test_hardware_in_another_unit_is_refused(value):
         mu_map(ct, hardware=Volume(np.full((2, 2, 2), value), AFFINE, "1/cm"))
 
 
+def test_hardware_that_lies_elsewhere_is_refused():
+    ct = Volume(np.zeros((2, 2, 2), np.float32), AFFINE, "HU")
+    far = AFFINE.copy()
+    far[2, 3] += 5000
+    with pytest.raises(VolumeError, match="lies elsewhere"):
+        mu_map(ct, hardware=Volume(np.full((2, 2, 2), 0.1), far, "1/cm"))
+
+
 def read_as_stir(path):
     """[z, y, x] and the LPS place of each voxel, by STIR's rules for a head-first supine patient."""
     header = dict(re.findall(r"^!?([^;\n]+?)\s*:=\s*(.*)$", path.read_text(), flags=re.MULTILINE))
@@ -155,6 +163,13 @@ def test_neither_input_is_overwritten(run, ct_file, tmp_path):
         code, _, said = run("mu-map", ct_file, "-o", tmp_path / "linked" / name, "--hardware", coils)
         assert code == 2 and "is the input" in " ".join(said.replace("│", " ").split())
         assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize(("mu", "warned"), [(0.0192, True), (0.192, False)])
+def test_command_warns_of_hardware_that_could_be_in_another_unit(run, ct_file, tmp_path, mu, warned):
+    Volume(np.full((9, 9, 9), mu, np.float32), AFFINE, "1/cm").save(tmp_path / "coils.nii.gz")
+    code, _, said = run("mu-map", ct_file, "-o", tmp_path / "mu.nii", "--hardware", tmp_path / "coils.nii.gz")
+    assert code == 0 and ("is the map in 1/mm?" in said) == warned
 
 
 def test_command_refuses_a_mu_map_and_a_ct_with_an_offset(run, ct_file, tmp_path):

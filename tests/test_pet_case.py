@@ -88,6 +88,32 @@ def test_slices_beyond_the_cts_are_left_out():
     assert case.reference.affine[2, 3] == pytest.approx(short.affine[2, 3])
 
 
+def test_slices_that_the_true_ct_alone_lacks_count_nowhere():
+    """A whole synthetic CT against a cut true one is what it is when cut alike: no tissue, lesion or dose more."""
+    short = [Volume(hu.array[40:80], hu.affine @ translation(40), "HU") for hu in (SCT, BODY.ct)]
+    alike, whole = (
+        pet_case.simulated(make_pair(sct, short[1]), BODY.activity, labels=BODY.labels, scan=QUICK)
+        for sct in (short[0], SCT)
+    )
+    assert whole.reference.shape == alike.reference.shape and "lie beyond the CTs" in whole.notes[0]
+    one, other = whole.errors[SYNTHETIC], alike.errors[SYNTHETIC]
+    assert {name: tissue.voxels for name, tissue in one.tissues.items()} == {
+        name: tissue.voxels for name, tissue in other.tissues.items()
+    }
+    assert lung(whole) == pytest.approx(lung(alike), rel=1e-3) and len(one.lesions) == len(other.lesions)
+
+
+def test_what_the_true_ct_did_not_see_is_no_tissue():
+    """A field of view that is too narrow leaves out a part of each slice, labels or not."""
+    narrow = BODY.ct.array.copy()
+    narrow[:, :, : narrow.shape[2] // 2] = -3024
+    case = pet_case.simulated(
+        make_pair(SCT, Volume(narrow, BODY.ct.affine, "HU")), BODY.activity, labels=BODY.labels, scan=QUICK
+    )
+    seen = (BODY.labels.array == Tissue.LUNG) & (narrow > -3024)
+    assert case.errors[SYNTHETIC].tissues["lung"].voxels == seen.sum()
+
+
 def translation(slices):
     matrix = np.eye(4)
     matrix[2, 3] = slices
@@ -228,7 +254,7 @@ def test_a_cohort_has_the_mean_of_each_map_and_goes_on_past_bad_pets(run, files)
         (("--pets", "ct.nii.gz", "absent.nii.gz"), 3, "no such file"),
         (("--pet-ac", "activity.nii.gz", "--figures", "ct.nii.gz"), 2, "expected a folder"),
         (("--labels", "labels.nii.gz"), 2, "give --pet-ac or --pets"),
-        (("--pet-ac", "activity.nii.gz", "--labels", "activity.nii.gz"), 3, "expected whole numbers as labels"),
+        (("--pet-ac", "activity.nii.gz", "--labels", "activity.nii.gz"), 3, "as labels, got others"),
         (("--pet-ac", "activity.nii.gz", "--labels", "empty.nii.gz"), 3, "expected tissues in the labels"),
     ],
 )

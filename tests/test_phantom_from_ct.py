@@ -87,6 +87,30 @@ def test_body_from_ct_is_the_same_for_every_storage_order(chest_ct, phantom):
     np.testing.assert_allclose(body_from_ct(stored, seed=1).ct.array, phantom.ct.array, atol=0.01)
 
 
+def litres(phantom):
+    return float((phantom.labels.array > 0).sum()) * 4.0**3 / 1e6
+
+
+def test_a_body_beside_the_middle_of_its_ct_is_not_cut(chest_ct, phantom):
+    """130 columns of air on one side: the body lies 195 mm off the volume's middle."""
+    wide = np.pad(chest_ct.array, ((0, 0), (0, 0), (130, 0)), constant_values=-1000)
+    found = body_from_ct(Volume(wide, chest_ct.affine, "HU"), seed=1)
+    assert found.ct.shape[1:] == phantom.ct.shape[1:] and litres(found) == pytest.approx(litres(phantom), rel=0.01)
+    assert not found.labels.array[:, :, [0, -1]].any()
+
+
+def test_a_body_wider_than_the_grid_has_a_wider_one(chest_ct):
+    found = body_from_ct(chest_ct, seed=1, stretch=(1.0, 1.0, 2.2))
+    _, ny, nx = found.ct.shape
+    assert ny == nx > 128 and not found.labels.array[:, :, [0, -1]].any()
+
+
+def test_what_the_scanner_did_not_see_is_air_and_not_skin(chest_ct, phantom):
+    unseen = ~ellipse((45, 55), (32.5, 44.5)) & (chest_ct.array == -1000)
+    found = body_from_ct(Volume(np.where(unseen, -3024, chest_ct.array), chest_ct.affine, "HU"), seed=1)
+    assert litres(found) == pytest.approx(litres(phantom), rel=0.01)
+
+
 @pytest.fixture(scope="module")
 def contrast_ct():
     """Vertebra: a dense shell about faint marrow, with a canal behind. Heart and kidney: bright all through."""

@@ -29,7 +29,7 @@ _debug = False
 
 
 @app.callback(help="Synthetic CT and attenuation map from time-of-flight PET without attenuation correction.")
-def common(
+def options(
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks; stands before the command.")] = False,
 ) -> None:
     global _debug

@@ -39,8 +39,13 @@ def check_outputs(source: Path, outputs: dict[Path | None, tuple[str, ...]]) -> 
             raise typer.BadParameter(f"expected a name that ends in {' or '.join(endings)}, got {path}")
         if not path.absolute().parent.is_dir() or path.is_dir():
             raise typer.BadParameter(f"{path} cannot be written: its folder does not exist, or it is a folder itself")
-        if path.exists() and source.exists() and path.samefile(source):
-            raise typer.BadParameter(f"{path} is the input; choose another name for the output")
+        check_not_input(path, source)
+
+
+def check_not_input(path: Path, source: Path) -> None:
+    """Refuses to write over what is read."""
+    if path.exists() and source.exists() and path.samefile(source):
+        raise typer.BadParameter(f"{path} is the input; choose another name for the output")
 
 
 def check_folder(path: Path) -> None:

@@ -85,7 +85,7 @@ def evaluate(
 
 def _evaluation_cases(sct: Path, ct: Path | None, others: dict[str, Path | None]) -> list[CaseFiles]:
     """What `evaluate` was asked to compare; `others` are further files of a case, or folders of them."""
-    from ..evaluation.cohort import COLUMNS, Files, files_of_csv, files_of_folders
+    from ..evaluation.cohort import COLUMNS, Files, files_of_csv, files_of_folders, stem
 
     given = {name: path for name, path in others.items() if path}
     if sct.suffix.lower() == ".csv":
@@ -102,12 +102,7 @@ def _evaluation_cases(sct: Path, ct: Path | None, others: dict[str, Path | None]
         if not ct.is_dir() or not all(path.is_dir() for path in given.values()):
             raise typer.BadParameter("expected folders throughout, with files of the same names, or files throughout")
         return files_of_folders(sct, ct=ct, **given)
-    return [Files(_stem(sct), sct, ct, **given)]
-
-
-def _stem(path: Path) -> str:
-    """A file's name without .nii or .nii.gz."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return [Files(stem(sct.name), sct, ct, **given)]
 
 
 def examine(
@@ -123,12 +118,13 @@ def examine(
 ) -> None:
     """Looks inside a model on PETs with known CT: codebook use, fusions compared, expected errors along lines."""
     from .. import examine as inside
+    from ..evaluation.cohort import stem
     from ..pipeline import Synthesizer
 
     check_outputs(nac, {output: (".json",), markdown: (".md", ".txt"), report: (".html", ".htm")})
     if nac.is_dir() == (ct is not None):
         raise typer.BadParameter("expected a NAC PET and its true CT, or one folder that has both")
-    cases = [inside.Files(_stem(nac), nac, ct)] if ct else inside.files_of_folder(nac)
+    cases = [inside.Files(stem(nac.name), nac, ct)] if ct else inside.files_of_folder(nac)
     wanted = inside.Outputs(output, markdown, report)
     with PlaneProgress() as progress:
         many = len(cases) > 1

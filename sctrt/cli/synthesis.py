@@ -143,6 +143,7 @@ def mu_map(
     from .. import interfile
     from ..attenuation import line
     from ..checks import check_ct
+    from ..mu_map import PLASTIC_MU
     from ..mu_map import mu_map as make
     from ..nifti import load
 
@@ -156,6 +157,11 @@ def mu_map(
     volume = load(ct, unit="HU")
     check_ct(volume)
     added = load(hardware, unit="1/cm") if hardware else None
+    if added and added.array.max() < PLASTIC_MU / 3:
+        say(
+            f"warning: nothing in {hardware} exceeds {added.array.max():.3g} 1/cm, and a coil's plastic has "
+            f"{PLASTIC_MU:g}; is the map in 1/mm?"
+        )
     made = make(volume, convention=convention, kvp=kvp, fwhm_mm=fwhm_mm, hardware=added)
     how = f"linear attenuation at 511 keV in 1/cm by {convention}" + (f" at {kvp} kVp" if kvp else "")
     if output.suffix.lower() == ".hv":

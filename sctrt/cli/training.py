@@ -13,6 +13,7 @@ from .common import (
     OutputOption,
     check_bundle_name,
     check_folder,
+    check_not_input,
     check_outputs,
     megabytes,
     need,
@@ -41,12 +42,15 @@ def simulate(
 ) -> None:
     """Simulates a case: body, scan, PET without attenuation correction."""
     need("torch", "simulation", "demo")
-    from ..cases import save_case, simulate_case
+    from ..cases import FILES, save_case, simulate_case
     from ..nifti import load
 
     check_folder(output)
     if ct and (arms or bmi):
         raise typer.BadParameter("--arms and --bmi are of a procedural body; leave them out with --ct")
+    if ct:
+        for name in FILES:
+            check_not_input(output / name, ct)
     source = load(ct, unit="HU") if ct else None
     phantom, nac = simulate_case(
         seed,
@@ -64,7 +68,7 @@ def simulate(
     scan = {"tof_ps": tof_ps, "counts_per_slice": counts_per_slice, "scatter_fraction": scatter_fraction}
     meta = {"seed": seed, "ct": str(ct) if ct else None, "voxel_mm": voxel_mm, **scan, "sctrt": version()}
     save_case(output, phantom, nac, meta)
-    say(f"{output}: nac.nii.gz, ct.nii.gz, activity.nii.gz, labels.nii.gz, meta.json {nac.shape}")
+    say(f"{output}: {', '.join(FILES)} {nac.shape}")
 
 
 def train(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ..attenuation import DEFAULT_KVP, hu_to_mu, mu_per_hu
+from ..checks import check_labels
 from ..errors import VolumeError
 from ..preprocess import Grid, to_grid
 from ..units import HU_AIR
@@ -29,6 +30,7 @@ from .uncertainty import Calibration, calibration
 MAX_CONTOUR_BIAS_MM = 2.0
 MAX_LINE_PERCENT = 5.0
 MAX_SURFACE_SHARE = 1.5  # MAE in the dilated mask over that in the body
+NO_LIVER = "The organs hold no liver where the CTs lie: BIC-MAC's mu MAE leaves nothing out."
 MIN_SURFACE_HU = 10.0  # by which it must exceed it, too: the noise of a true CT's air is no tissue
 
 
@@ -86,16 +88,17 @@ def evaluate_pair(
     alike = similarity(pair.sct, pair.ct, pair.masks)
     body, dilated = (region_errors(pair.sct[m], pair.ct[m], alike[name], kvp) for name, m in pair.masks.items())
     synthetic_body = body_mask(Volume(pair.sct, pair.affine, "HU"))
-    contour = contour_errors(synthetic_body, pair.body, pair.spacing) if synthetic_body.any() else None
+    contour = contour_errors(synthetic_body, pair.body, pair.spacing, pair.known) if synthetic_body.any() else None
     mu_error = np.where(pair.attenuating, hu_to_mu(pair.sct, kvp) - hu_to_mu(pair.ct, kvp), 0)
     lines = line_errors(mu_error, pair.body, pair.spacing)
     spread = _spread(pair, uncertainty)
-    mu_mae = bicmac.ct_mu_map_mae(pair.sct, pair.ct, pair.body, pair.spacing, _liver(pair, organs))
+    liver = _liver(pair, organs)
+    mu_mae = bicmac.ct_mu_map_mae(pair.sct, pair.ct, pair.body, pair.spacing, liver)
     return Case(
         shape_zyx=_shape(pair),
         spacing_zyx_mm=pair.spacing,
         kvp=kvp,
-        notes=[*pair.notes],
+        notes=[*pair.notes, *([NO_LIVER] if liver is not None and not liver.any() else [])],
         warnings=_warnings(body, dilated, contour, lines),
         body=body,
         dilated_12mm=dilated,
@@ -119,6 +122,7 @@ def _spread(pair: Pair, uncertainty: Volume | None) -> NDArray[np.float32] | Non
     """[z, y, x] HU on the pair's grid."""
     if uncertainty is None:
         return None
+    _check_place(pair, uncertainty, "uncertainty")
     spread = on_pair(pair, uncertainty, 0.0)
     inside = spread[pair.attenuating]
     if not np.isfinite(inside).all() or inside.min() < 0:
@@ -139,9 +143,21 @@ def _expected_lines(
 def _liver(pair: Pair, organs: Volume | None) -> NDArray[np.bool_] | None:
     if organs is None:
         return None
+    check_labels(organs, "organs")
+    _check_place(pair, organs, "organs")
     # Of a mask, not of the labels: between two labels lie others.
     mask = Volume((np.rint(organs.array) == bicmac.LIVER).astype(np.float32), organs.affine)
     return on_pair(pair, mask, 0.0) >= 0.5
+
+
+def _check_place(pair: Pair, volume: Volume, name: str) -> None:
+    """Refuses what lies beside the body: it would count as 0 throughout."""
+    reach = on_pair(pair, Volume(np.ones(volume.shape, np.float32), volume.affine), 0.0) > 0.5
+    if not reach[pair.body].any():
+        raise VolumeError(
+            f"expected {name} of the same body as the CTs, got a volume that lies elsewhere; check that the files "
+            "belong together and that their affines place them alike"
+        )
 
 
 def _shape(pair: Pair) -> tuple[int, int, int]:

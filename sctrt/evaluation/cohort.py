@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from .case import Case, evaluate_pair
 from .pairs import Pair, make_pair
 from .pet_case import PetCase
 from .pet_error import PetError
-from .summary import flat
+from .summary import flat, worst_case
 
 RESAMPLES = 9999
 CONFIDENCE = 0.95
@@ -51,7 +52,7 @@ class Mean(BaseModel):
     mean: float
     low: float | None  # of the interval; None with fewer than two cases
     high: float | None
-    worst_case: str  # the one with the largest absolute value
+    worst_case: str | None  # see `summary.worst_case`
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,19 @@ def files_of_folders(scts: Path, **others: Path | None) -> list[Files]:
         others: field of `Files` -> folder; None where there is none.
 
     Raises:
-        VolumeError: the first folder holds no NIfTI file.
+        VolumeError: the first folder holds no NIfTI file, or two of one name.
     """
     found = sorted(p for p in scts.rglob("*") if p.name.lower().endswith((".nii", ".nii.gz")) and p.is_file())
     if not found:
         raise VolumeError(f"{scts}: expected NIfTI files of synthetic CTs, got none; check the folder")
     names = [path.relative_to(scts).as_posix() for path in found]
     given = {key: folder for key, folder in others.items() if folder}
-    return [
-        Files(_stem(name), path, **{key: folder / name for key, folder in given.items()})
+    made = [
+        Files(stem(name), path, **{key: folder / name for key, folder in given.items()})
         for name, path in zip(names, found, strict=True)
     ]
+    _check_names(made, scts)
+    return made
 
 
 def files_of_csv(table: Path) -> list[Files]:
@@ -103,13 +106,21 @@ def files_of_csv(table: Path) -> list[Files]:
             f"{table}: expected rows with the columns sct and ct, got {given}; name them in the first line"
         )
     made = [_row(table.parent, row, number) for number, row in enumerate(rows, 2)]
-    names = [one.name for one in made]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise VolumeError(
-            f"{table}: expected one row a case, got {', '.join(sorted(twice))} twice; give them other names"
-        )
+    _check_names(made, table)
     return made
+
+
+def _check_names(cases: list[Files], source: Path) -> None:
+    """Refuses two cases of one name, or whose pictures would have one."""
+    counts = Counter(picture_name(one.name) for one in cases)
+    twice = sorted(one.name for one in cases if counts[picture_name(one.name)] > 1)
+    if twice:
+        raise VolumeError(f"{source}: expected another name for each case, got {', '.join(twice)}; rename them")
+
+
+def picture_name(case: str) -> str:
+    """What the pictures of a case begin with."""
+    return case.replace("/", "_")
 
 
 def check_files(files: Files) -> None:
@@ -182,15 +193,14 @@ def means(cases: Mapping[str, Case]) -> dict[str, Mean]:
     for key in names:
         values = {case: row[key] for case, row in rows.items() if row.get(key) is not None}
         if values:
-            found[key] = _mean({case: float(value) for case, value in values.items() if value is not None})
+            found[key] = _mean(key, {case: float(value) for case, value in values.items() if value is not None})
     return found
 
 
-def _mean(values: dict[str, float]) -> Mean:
+def _mean(name: str, values: dict[str, float]) -> Mean:
     array = np.array(list(values.values()))
     low, high = _interval(array)
-    worst = max(values, key=lambda case: abs(values[case]))
-    return Mean(n=len(array), mean=float(array.mean()), low=low, high=high, worst_case=worst)
+    return Mean(n=len(array), mean=float(array.mean()), low=low, high=high, worst_case=worst_case(name, values))
 
 
 def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
@@ -213,13 +223,13 @@ def _row(folder: Path, row: Mapping[str, str | None], number: int) -> Files:
     given = {key: folder / value.strip() for key in COLUMNS if (value := row.get(key)) and value.strip()}
     if not {"sct", "ct"} <= given.keys():
         raise VolumeError(f"expected a file in sct and in ct, got line {number} without; fill it in or remove the line")
-    name = (row.get("name") or "").strip() or _stem(row["sct"] or "")
+    name = (row.get("name") or "").strip() or stem(row["sct"] or "")
     return Files(name, **given)
 
 
 COLUMNS = ("sct", "ct", "uncertainty", "organs", "activity", "labels", "pet", "reference_pet")
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """A file's name without .nii or .nii.gz."""
     return name.removesuffix(".gz").removesuffix(".nii")

@@ -21,19 +21,24 @@ class ContourErrors(BaseModel):
 
 
 def contour_errors(
-    sct_body: NDArray[np.bool_], body: NDArray[np.bool_], spacing: tuple[float, float, float]
+    sct_body: NDArray[np.bool_],
+    body: NDArray[np.bool_],
+    spacing: tuple[float, float, float],
+    known: NDArray[np.bool_] | None = None,
 ) -> ContourErrors | None:
-    """Compares two bodies; a cut by the volume's edge is no surface. None where a body has no surface.
+    """Compares two bodies; a cut by the edge of what is known is no surface. None where a body has no surface.
 
     Args:
         sct_body: [z, y, x].
         body: [z, y, x] of the true CT.
         spacing: (z, y, x) [mm].
+        known: [z, y, x], where the true CT reaches; None: everywhere.
     """
     box = _box(sct_body | body)
     one, other = sct_body[box], body[box]
+    within = True if known is None else ndimage.binary_erosion(known, border_value=1)[box]
     # The box cuts nothing but air, except at the volume's edge, which continues on the other side of it.
-    surfaces = [_surface(mask) for mask in (one, other)]
+    surfaces = [_surface(mask) & within for mask in (one, other)]
     if not all(surface.any() for surface in surfaces):
         return None
     to_other, to_one = (_distance(surface, spacing) for surface in reversed(surfaces))

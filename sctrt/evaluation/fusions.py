@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..ops import AGREEMENT_HU
 from .case import Case
-from .summary import flat
+from .summary import Better, flat
 
 MEDIAN = "median"
 
 # Heading, dotted name of a number of `Case`, format, and what is better; None: shown, and no reason to prefer one.
 # Jaggedness below the true CT's is no fault, nor a merit: it may be blur.
-Better = Literal["low", "high", "near 0"]
 ROWS: tuple[tuple[str, str, str, Better | None], ...] = (
     ("MAE, body [HU]", "body.mae_hu", ".2f", "low"),
     ("MAE, body + 12 mm [HU]", "dilated_12mm.mae_hu", ".2f", "low"),

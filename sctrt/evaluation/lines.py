@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy import sparse
 
+from ..errors import VolumeError
+
 ANGLES = 16  # of parallel lines in each axial slice, evenly over 180 degrees
 SPACING_MM = 4.0  # of lines, and of slices at least
 MIN_CHORD_MM = 10.0  # of a line in the true body; shorter ones are hardly attenuated
@@ -69,10 +71,18 @@ def line_errors(
         mu_error: [z, y, x] synthetic minus true [1/cm], axes in LPS order.
         body: [z, y, x] of the true CT, not empty.
         spacing: (z, y, x) [mm].
+
+    Raises:
+        VolumeError: no line crosses enough of the body.
     """
     step = _stride(spacing) * spacing[0]
     factors = [np.expm1(lines.integrals(mu_error)) for lines in line_set(body, spacing)]
     values = np.concatenate(factors)
+    if not values.size:
+        raise VolumeError(
+            f"expected a body in the true CT, got one of {int(body.sum())} voxels that no line crosses for "
+            f"{MIN_CHORD_MM:g} mm; check its rescale slope"
+        )
     return LineErrors(
         lines=values.size,
         described=f"parallel lines {SPACING_MM:g} mm apart in axial slices {step:.3g} mm apart, "

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import replaced_when_whole, write_json
+from ..files import replaced_when_whole, write_json, write_text
 from ..physics.scan import DEFAULT_SCAN, Scan
 from . import html, summary
 from .case import Case
-from .cohort import CONFIDENCE, RESAMPLES, SEED, Cohort, Files, Mean, evaluate_cohort, means
+from .cohort import CONFIDENCE, RESAMPLES, SEED, Cohort, Files, Mean, evaluate_cohort, means, picture_name
 from .pairs import Pair
 from .pet_case import PetCase
 from .pet_report import pet_markdown, pet_mean_tables, pet_tables
@@ -79,14 +79,14 @@ def run(
     if outputs.json:
         write_json(outputs.json, content(cases, cohort, found, version))
     if outputs.csv:
-        _write(outputs.csv, summary.csv_text(cohort.cases))
+        write_text(outputs.csv, summary.csv_text(cohort.cases))
     text = markdown(cohort, found)
     if outputs.markdown:
-        _write(outputs.markdown, text)
+        write_text(outputs.markdown, text)
     if outputs.report:
         title = "Synthetic CT against the true CT"
         page = html.page(title, [cohort_section(cohort, found), *sections], f"sctrt {version}. Research only.")
-        _write(outputs.report, page)
+        write_text(outputs.report, page)
     return cohort, text
 
 
@@ -190,10 +190,5 @@ def _write_figures(folder: Path, case: str, drawn: list[Picture]) -> None:
     """PNG files named after the case and what they show."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, _, image in drawn:
-        with replaced_when_whole(folder / f"{case.replace('/', '_')}_{name}.png") as file:
+        with replaced_when_whole(folder / f"{picture_name(case)}_{name}.png") as file:
             file.write(image)
-
-
-def _write(path: Path, text: str) -> None:
-    with replaced_when_whole(path) as file:
-        file.write(text.encode())

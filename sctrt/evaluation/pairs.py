@@ -20,6 +20,7 @@ from .metrics import BODY_ABOVE, DILATION_MM, body_mask, dilate, same_grid
 from .table import table_and_parts
 
 THIN_AIR = -900.0  # HU; what the synthetic CT has above is tissue, or the edge of some
+PADDING_BELOW = -1500.0  # HU; scanners write -2000 or -3024 where they saw nothing, and no tissue or noise is so low
 MIN_COVERED = 0.5  # of the true body's voxels that must lie in the synthetic CT; less is another patient or region
 
 
@@ -35,6 +36,7 @@ class Pair:
         dilated: [z, y, x] bool, the body and 12 mm around it, as far as both reach, without the table.
         attenuating: [z, y, x] bool, where lines are integrated: the body, its other parts, and what the synthetic CT
             puts around them. The noise of the air around a patient, clipped to mu >= 0, would add up along a line.
+        known: [z, y, x] bool, where the true CT reaches.
         notes: what was done to bring them together.
     """
 
@@ -44,6 +46,7 @@ class Pair:
     body: NDArray[np.bool_]
     dilated: NDArray[np.bool_]
     attenuating: NDArray[np.bool_]
+    known: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,10 +82,10 @@ def make_pair(sct: Volume, ct: Volume) -> Pair:
         )
     hu: NDArray[np.float32] = ordered.array.astype(np.float32)
     notes: list[str] = []
-    known = np.ones(hu.shape, dtype=bool)
-    on_grid = truth.array.astype(np.float32)
+    known = truth.array > PADDING_BELOW
+    on_grid = np.where(known, truth.array, HU_AIR).astype(np.float32)
     if not same_grid(ordered, truth):
-        on_grid, known = _resampled(truth, ordered)
+        on_grid, known = _resampled(on_grid, known, truth, ordered)
         notes.append(
             f"The true CT ({_grid(truth)}) was resampled to the synthetic one's grid ({_grid(ordered)}), trilinear."
         )
@@ -97,6 +100,12 @@ def make_pair(sct: Volume, ct: Volume) -> Pair:
     table_ml = float(table.sum()) * voxel_ml
     if table_ml >= 1:
         notes.append(f"About {table_ml:.0f} ml of table and bedding were left out of all numbers.")
+    parts_ml = float((parts & (on_grid > BODY_ABOVE)).sum()) * voxel_ml
+    if parts_ml >= 1:
+        notes.append(
+            f"About {parts_ml:.0f} ml lie apart from the body (arms, legs): they count in the errors along lines, and "
+            "in no error in HU."
+        )
     hu, on_grid = (np.where(known & ~table, one, np.float32(HU_AIR)) for one in (hu, on_grid))
     return Pair(
         hu,
@@ -105,15 +114,18 @@ def make_pair(sct: Volume, ct: Volume) -> Pair:
         body,
         dilated=dilate(body, ordered.spacing, DILATION_MM) & known & ~table,
         attenuating=body | parts | (hu > THIN_AIR),
+        known=known,
         notes=tuple(notes),
     )
 
 
-def _resampled(truth: Volume, like: Volume) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The true CT on another's grid [z, y, x], air outside, and where it reaches."""
+def _resampled(
+    hu: NDArray[np.float32], known: NDArray[np.bool_], truth: Volume, like: Volume
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The true CT's HU [z, y, x] on another's grid, air outside, and where they are known."""
     grid = Grid(like.affine, like.shape)
-    ones = Volume(np.ones(truth.shape, np.float32), truth.affine)
-    return to_grid(truth, grid, HU_AIR), to_grid(ones, grid, 0.0) > 0.5
+    share = Volume(known.astype(np.float32), truth.affine)
+    return to_grid(Volume(hu, truth.affine, "HU"), grid, HU_AIR), to_grid(share, grid, 0.0) > 0.5
 
 
 def _litres(ct: Volume) -> float:

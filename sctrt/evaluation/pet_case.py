@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from .. import ops
-from ..checks import check_pet
+from ..checks import check_labels, check_pet
 from ..errors import VolumeError
 from ..orientation import lps
 from ..physics.scan import DEFAULT_SCAN, Scan
@@ -95,7 +96,7 @@ def simulated(
     grid, notes = _scan_grid(activity, pair)
     source = Volume(np.maximum(activity.array, 0), activity.affine, activity.unit)
     sct, ct = (_on(grid, Volume(hu, pair.affine, "HU"), HU_AIR) for hu in _attenuating(pair))
-    regions = _regions(ct, labels, organs)
+    regions = _regions(ct, _known(pair, grid), labels, organs)
     result = pet_ac(_on(grid, source, 0.0), ct, {SYNTHETIC: sct}, regions=regions, scan=scan, progress=progress)
     return PetCase(result.reference, result.pets, result.errors, regions, dataclasses.asdict(scan), notes)
 
@@ -120,7 +121,7 @@ def given(
     if not same_grid(lps(pet), lps(reference)):
         notes.append("The PET of the synthetic CT was resampled to the grid of the reference, trilinear.")
     ct = _on(grid, Volume(_attenuating(pair)[1], pair.affine, "HU"), HU_AIR)
-    regions = _regions(ct, labels, organs)
+    regions = _regions(ct, _known(pair, grid), labels, organs)
     one, other = (_on(grid, volume, 0.0) for volume in (pet, reference))
     return PetCase(other, {SYNTHETIC: one}, {SYNTHETIC: compare_pets(one, other, regions)}, regions, None, notes)
 
@@ -139,18 +140,31 @@ def _attenuating(pair: Pair) -> list[np.ndarray]:
     return [np.where(pair.attenuating, hu, np.float32(HU_AIR)) for hu in (pair.sct, pair.ct)]
 
 
-def _regions(ct: Volume, labels: Volume | None, organs: Volume | None) -> Regions:
-    """A phantom's labels name all tissues; organs are added to those by HU."""
-    for name, given in (("labels", labels), ("organs", organs)):
-        if given is not None and not (np.rint(given.array) == given.array).all():  # also refuses NaN
-            raise VolumeError(f"expected whole numbers as {name}, got others; pass a label image, not a PET or CT")
-    regions = find_regions(ct, None if labels is None else nearest(labels, ct))
+def _regions(ct: Volume, known: NDArray[np.bool_], labels: Volume | None, organs: Volume | None) -> Regions:
+    """A phantom's labels name all tissues; organs are added to those by HU. What the true CT lacks is in none."""
+    of_labels, of_organs = (
+        None if given is None else _labelled(given, name, ct, known)
+        for name, given in (("labels", labels), ("organs", organs))
+    )
+    regions = find_regions(ct, of_labels)
     if not regions.tissues:
         raise VolumeError("expected tissues in the labels, got none where the CTs lie; pass those of sctrt simulate")
-    if labels is not None or organs is None:
+    if of_labels is not None or of_organs is None:
         return regions
-    named = tissues_by_label(nearest(organs, ct), TOTALSEGMENTATOR_GROUPS)
+    named = tissues_by_label(of_organs, TOTALSEGMENTATOR_GROUPS)
     return dataclasses.replace(regions, tissues={**regions.tissues, **named})
+
+
+def _labelled(labels: Volume, name: str, ct: Volume, known: NDArray[np.bool_]) -> Volume:
+    """Labels on the CT's grid, 0 where there is no telling."""
+    check_labels(labels, name)
+    on_grid = nearest(labels, ct)
+    return Volume(np.where(known, on_grid.array, 0), on_grid.affine, on_grid.unit)
+
+
+def _known(pair: Pair, grid: Grid) -> NDArray[np.bool_]:
+    """[z, y, x] on a PET's grid: where both CTs reach."""
+    return to_grid(Volume(pair.known.astype(np.float32), pair.affine), grid, 0.0) > 0.5
 
 
 def _scan_grid(activity: Volume, pair: Pair) -> tuple[Grid, list[str]]:
@@ -179,8 +193,7 @@ def _square(grid: Grid) -> Grid:
 def _common_grid(pet: Volume, pair: Pair) -> tuple[Grid, list[str]]:
     """The slices of a PET [z, y, x] that both CTs reach."""
     grid = Grid(pet.affine, pet.shape)
-    reach = to_grid(Volume(np.ones(pair.ct.shape, np.float32), pair.affine), grid, 0.0) > 0.5
-    rows = np.flatnonzero(reach.any(axis=(1, 2)))
+    rows = np.flatnonzero(_known(pair, grid).any(axis=(1, 2)))
     if not rows.size:
         raise VolumeError(
             "expected a PET of the same body as the CTs, got one that lies elsewhere; check that the files belong "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
@@ -25,49 +25,61 @@ SKIPPED = ("shape_zyx", "spacing_zyx_mm", "kvp", "notes", "warnings", "described
 # Of the PET that the synthetic CT corrects; other maps stand beside it in tables of their own (`pet_report`).
 PET = f"pet_ac.maps.{SYNTHETIC}"
 PET_TISSUES = ("body", "lung", "fat", "soft tissue", "bone", "brain", "heart", "liver")
-# The table for people: heading, dotted name, format.
-ROWS = (
-    ("MAE, body [HU]", "body.mae_hu", ".1f"),
-    ("MAE, body + 12 mm [HU]", "dilated_12mm.mae_hu", ".1f"),
-    ("ME, body [HU]", "body.me_hu", "+.1f"),
-    ("RMSE, body [HU]", "body.rmse_hu", ".1f"),
-    ("PSNR, body, range 4000 HU [dB]", "body.psnr_db_range_4000", ".2f"),
-    ("PSNR, body, range 3000 HU [dB]", "body.psnr_db_range_3000", ".2f"),
-    ("SSIM, body", "body.ssim", ".4f"),
-    ("MS-SSIM, body", "body.ms_ssim", ".4f"),
-    ("MAE, air in the body [HU]", "body.tissues.air.mae_hu", ".1f"),
-    ("MAE, lung [HU]", "body.tissues.lung.mae_hu", ".1f"),
-    ("MAE, fat [HU]", "body.tissues.fat.mae_hu", ".1f"),
-    ("MAE, soft tissue [HU]", "body.tissues.soft.mae_hu", ".1f"),
-    ("MAE, bone [HU]", "body.tissues.bone.mae_hu", ".1f"),
-    ("Dice, bone above 150 HU", "dice.bone_above_150", ".3f"),
-    ("Dice, bone above 200 HU", "dice.bone_above_200", ".3f"),
-    ("Dice, bone above 300 HU", "dice.bone_above_300", ".3f"),
-    ("Dice, lung below -400 HU", "dice.lung_below_-400", ".3f"),
-    ("BIC-MAC mu-map MAE (Carney at 120 kVp) [1/cm]", "bicmac.ct_mu_map_mae", ".5f"),
-    ("Attenuation factor along lines, mean error [%]", "lines.mean_percent", "+.2f"),
-    ("Attenuation factor along lines, mean absolute error [%]", "lines.mean_abs_percent", ".2f"),
-    ("Attenuation factor along lines, 99th percentile [%]", "lines.p99_abs_percent", ".2f"),
-    ("Contour, mean distance [mm]", "contour.mean_mm", ".2f"),
-    ("Contour, 95th percentile [mm]", "contour.p95_mm", ".2f"),
-    ("Contour, synthetic wider by [mm]", "contour.bias_mm", "+.2f"),
-    ("Jaggedness between slices along z [HU]", "jaggedness.z.synthetic_hu", ".2f"),
-    ("Jaggedness between slices along y [HU]", "jaggedness.y.synthetic_hu", ".2f"),
-    ("Jaggedness between slices along x [HU]", "jaggedness.x.synthetic_hu", ".2f"),
-    ("HU histogram, distance [HU]", "histogram.wasserstein_hu", ".1f"),
-    ("Uncertainty, rank correlation with the error", "uncertainty.rank_correlation", ".3f"),
-    ("Uncertainty, area under the sparsification curve", "uncertainty.area_sparsification", ".3f"),
-    ("Uncertainty, the same if it were ideal", "uncertainty.area_ideal", ".3f"),
-    ("Factor's error to expect, voxels correlated [%]", "expected_lines.correlated.expected_percent", ".2f"),
-    ("Its rank correlation with the error, voxels correlated", "expected_lines.correlated.rank_correlation", ".3f"),
-    ("Factor's error to expect, voxels independent [%]", "expected_lines.independent.expected_percent", ".2f"),
-    ("Its rank correlation with the error, voxels independent", "expected_lines.independent.rank_correlation", ".3f"),
-    *((f"SUV error, {t}, mean [%]", f"{PET}.tissues.{t}.mean_percent", "+.1f") for t in PET_TISSUES),
-    ("SUV error, body, mean absolute [% of the mean]", f"{PET}.tissues.body.absolute_percent", ".1f"),
-    ("SUVmax error of lesions, mean [%]", f"{PET}.lesion_means.max_percent", "+.1f"),
-    ("SUVpeak error of lesions, mean [%]", f"{PET}.lesion_means.peak_percent", "+.1f"),
-    *((f"BIC-MAC {heading}", f"{PET}.bic_mac.{field}", layout) for field, (heading, layout) in NAMES.items()),
+Better = Literal["low", "high", "near 0"]
+# The table for people: heading, dotted name, format, and what is better; None: no reason to prefer one.
+ROWS: tuple[tuple[str, str, str, Better | None], ...] = (
+    ("MAE, body [HU]", "body.mae_hu", ".1f", "low"),
+    ("MAE, body + 12 mm [HU]", "dilated_12mm.mae_hu", ".1f", "low"),
+    ("ME, body [HU]", "body.me_hu", "+.1f", "near 0"),
+    ("RMSE, body [HU]", "body.rmse_hu", ".1f", "low"),
+    ("PSNR, body, range 4000 HU [dB]", "body.psnr_db_range_4000", ".2f", "high"),
+    ("PSNR, body, range 3000 HU [dB]", "body.psnr_db_range_3000", ".2f", "high"),
+    ("SSIM, body", "body.ssim", ".4f", "high"),
+    ("MS-SSIM, body", "body.ms_ssim", ".4f", "high"),
+    ("MAE, air in the body [HU]", "body.tissues.air.mae_hu", ".1f", "low"),
+    ("MAE, lung [HU]", "body.tissues.lung.mae_hu", ".1f", "low"),
+    ("MAE, fat [HU]", "body.tissues.fat.mae_hu", ".1f", "low"),
+    ("MAE, soft tissue [HU]", "body.tissues.soft.mae_hu", ".1f", "low"),
+    ("MAE, bone [HU]", "body.tissues.bone.mae_hu", ".1f", "low"),
+    ("Dice, bone above 150 HU", "dice.bone_above_150", ".3f", "high"),
+    ("Dice, bone above 200 HU", "dice.bone_above_200", ".3f", "high"),
+    ("Dice, bone above 300 HU", "dice.bone_above_300", ".3f", "high"),
+    ("Dice, lung below -400 HU", "dice.lung_below_-400", ".3f", "high"),
+    ("BIC-MAC mu-map MAE (Carney at 120 kVp) [1/cm]", "bicmac.ct_mu_map_mae", ".5f", "low"),
+    ("Attenuation factor along lines, mean error [%]", "lines.mean_percent", "+.2f", "near 0"),
+    ("Attenuation factor along lines, mean absolute error [%]", "lines.mean_abs_percent", ".2f", "low"),
+    ("Attenuation factor along lines, 99th percentile [%]", "lines.p99_abs_percent", ".2f", "low"),
+    ("Contour, mean distance [mm]", "contour.mean_mm", ".2f", "low"),
+    ("Contour, 95th percentile [mm]", "contour.p95_mm", ".2f", "low"),
+    ("Contour, synthetic wider by [mm]", "contour.bias_mm", "+.2f", "near 0"),
+    ("Jaggedness between slices along z [HU]", "jaggedness.z.synthetic_hu", ".2f", None),
+    ("Jaggedness between slices along y [HU]", "jaggedness.y.synthetic_hu", ".2f", None),
+    ("Jaggedness between slices along x [HU]", "jaggedness.x.synthetic_hu", ".2f", None),
+    ("HU histogram, distance [HU]", "histogram.wasserstein_hu", ".1f", "low"),
+    ("Uncertainty, rank correlation with the error", "uncertainty.rank_correlation", ".3f", "high"),
+    ("Uncertainty, area under the sparsification curve", "uncertainty.area_sparsification", ".3f", "low"),
+    ("Uncertainty, the same if it were ideal", "uncertainty.area_ideal", ".3f", None),
+    ("Factor's error to expect, voxels correlated [%]", "expected_lines.correlated.expected_percent", ".2f", None),
+    (
+        "Its rank correlation with the error, voxels correlated",
+        "expected_lines.correlated.rank_correlation",
+        ".3f",
+        "high",
+    ),
+    ("Factor's error to expect, voxels independent [%]", "expected_lines.independent.expected_percent", ".2f", None),
+    (
+        "Its rank correlation with the error, voxels independent",
+        "expected_lines.independent.rank_correlation",
+        ".3f",
+        "high",
+    ),
+    *((f"SUV error, {t}, mean [%]", f"{PET}.tissues.{t}.mean_percent", "+.1f", "near 0") for t in PET_TISSUES),
+    ("SUV error, body, mean absolute [% of the mean]", f"{PET}.tissues.body.absolute_percent", ".1f", "low"),
+    ("SUVmax error of lesions, mean [%]", f"{PET}.lesion_means.max_percent", "+.1f", "near 0"),
+    ("SUVpeak error of lesions, mean [%]", f"{PET}.lesion_means.peak_percent", "+.1f", "near 0"),
+    *((f"BIC-MAC {heading}", f"{PET}.bic_mac.{field}", layout, "low") for field, (heading, layout) in NAMES.items()),
 )
+BETTER = {name: better for _, name, _, better in ROWS}
 
 
 def flat(case: BaseModel) -> dict[str, float | None]:
@@ -89,21 +101,30 @@ def csv_text(cases: Mapping[str, Case]) -> str:
 def case_rows(cases: Mapping[str, Case]) -> list[list[str]]:
     """Heading and one cell a case, the table for people; numbers that no case has are left out."""
     flats = [flat(case) for case in cases.values()]
-    rows = [[heading, *(cell(one.get(name), layout) for one in flats)] for heading, name, layout in ROWS]
+    rows = [[heading, *(cell(one.get(name), layout) for one in flats)] for heading, name, layout, _ in ROWS]
     return [row for row in rows if set(row[1:]) != {MISSING}]
 
 
 def mean_rows(found: Mapping[str, Mean]) -> list[list[str]]:
     """Heading, mean, interval, number of cases, worst case."""
     rows = []
-    for heading, name, layout in ROWS:
+    for heading, name, layout, _ in ROWS:
         if one := found.get(name):
             ends = f"{cell(one.low, layout)} to {cell(one.high, layout)}" if one.low is not None else MISSING
-            rows.append([heading, cell(one.mean, layout), ends, str(one.n), one.worst_case])
+            rows.append([heading, cell(one.mean, layout), ends, str(one.n), one.worst_case or MISSING])
     return rows
 
 
 MEAN_HEADINGS = ("", "mean", "95 % interval", "cases", "worst case")
+
+
+def worst_case(name: str, values: Mapping[str, float]) -> str | None:
+    """Of a number's values by case, the case with the worst; None where none is better than another."""
+    better = BETTER.get(name)
+    if better is None:
+        return None
+    bad = {"low": lambda value: value, "high": lambda value: -value, "near 0": abs}[better]
+    return max(values, key=lambda case: bad(values[case]))
 
 
 def markdown_table(headings: tuple[str, ...] | list[str], rows: list[list[str]]) -> str:

@@ -6,12 +6,14 @@ contrast-filled vessels above the bone threshold are given marrow uptake; the he
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..errors import VolumeError
-from ..units import HU_AIR
+from ..units import HU_AIR, HU_MIN
 from ..volume import Volume
 from .canvas import CORTEX_SUV
 from .labels import BONE, Tissue
@@ -60,17 +62,22 @@ def body_from_ct(
         seed: of uptake and lesions.
         voxel_mm: isotropic voxel size of the phantom.
         stretch: of the anatomy, by direction (z, y, x): another habitus.
-        fov_mm: width and depth of the phantom's grid.
+        fov_mm: width and depth of the phantom's grid; a wider body has a wider one.
 
     Returns:
-        Phantom on an axis-aligned LPS grid, centred on the body in x and y.
+        Phantom on an axis-aligned LPS grid, centred on the CT's volume, or, where that would cut the body, on the body
+        in x and y.
 
     Raises:
         VolumeError: there is no body of at least one litre above -300 HU.
     """
     rng = np.random.default_rng(seed)
-    hu, affine = _resample_axis_aligned(ct, voxel_mm, stretch, fov_mm)
+    hu = _resample_axis_aligned(ct, voxel_mm, stretch, fov_mm)
     body = _body_mask(hu, voxel_mm)
+    window = _window(body, round(fov_mm / voxel_mm))
+    hu, body = hu[window], body[window]
+    affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
+    affine[:3, 3] = -voxel_mm * (np.array(hu.shape[::-1]) - 1) / 2
     if body.sum() * voxel_mm**3 < 1e6:
         raise VolumeError(
             "expected a CT in HU with a body of at least one litre above -300 HU, got "
@@ -92,14 +99,16 @@ def body_from_ct(
 
 def _resample_axis_aligned(
     ct: Volume, voxel_mm: float, stretch: tuple[float, float, float], fov_mm: float
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Anti-aliased HU [z, y, x] on an LPS grid centred on the volume in y and x, and its affine."""
+) -> NDArray[np.float32]:
+    """Anti-aliased HU [z, y, x] along LPS about the volume's centre, all of it and `fov_mm` at least."""
     corners = np.array(
         [(x, y, z, 1) for x in (0, ct.shape[2] - 1) for y in (0, ct.shape[1] - 1) for z in (0, ct.shape[0] - 1)]
     )
     world = (ct.affine @ corners.T)[:3]
     low, high = world.min(axis=1), world.max(axis=1)
     nxy = round(fov_mm / voxel_mm)
+    width = max((high - low)[:2] * stretch[:0:-1])
+    nxy += 2 * max(0, math.ceil((width / voxel_mm - nxy) / 2))  # an even number more: the voxels stay where they are
     nz = max(1, int((high[2] - low[2]) * stretch[0] / voxel_mm))
     centre = (low + high) / 2
     step = voxel_mm / np.array(stretch[::-1])  # (x, y, z) [mm] in the CT's world
@@ -107,7 +116,8 @@ def _resample_axis_aligned(
     affine_in_ct_world[:3, 3] = centre - step * (np.array([nxy, nxy, nz]) - 1) / 2
     to_index = np.linalg.inv(ct.affine) @ affine_in_ct_world  # (x, y, z) -> (x, y, z)
     sigma = [ANTI_ALIAS * max(0.0, voxel_mm / min(stretch) - s) / s for s in ct.spacing]
-    smooth = ndimage.gaussian_filter(ct.array.astype(np.float32), sigma, mode="nearest")
+    air = np.float32(HU_MIN)  # -2000 or -3024 HU, which scanners write where they saw nothing, would make skin lung
+    smooth = ndimage.gaussian_filter(np.maximum(ct.array.astype(np.float32), air), sigma, mode="nearest")
     reverse = to_index[:3, :3][::-1, ::-1]
     hu = ndimage.affine_transform(
         smooth,
@@ -118,9 +128,19 @@ def _resample_axis_aligned(
         mode="constant",
         cval=HU_AIR,
     )
-    affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
-    affine[:3, 3] = -voxel_mm * (np.array([nxy, nxy, nz]) - 1) / 2
-    return np.maximum(hu, -1024.0), affine
+    return np.maximum(hu, air)
+
+
+def _window(body: NDArray[np.bool_], n: int) -> tuple[slice, slice, slice]:
+    """The middle n x n of each slice [voxels], or as many as hold the body, about it, where they do not."""
+    total = body.shape[1]
+    spans = [np.flatnonzero(body.any(axis=axes)) for axes in ((0, 2), (0, 1))]  # in y, in x
+    middle = (total - n) // 2
+    if not body.any() or all(middle <= span[0] and span[-1] < middle + n for span in spans):
+        return slice(None), slice(middle, middle + n), slice(middle, middle + n)
+    n = min(total, max(n, *(int(span[-1] - span[0]) + 3 for span in spans)))  # with air on both sides
+    starts = [min(max(0, int(span[0] + span[-1] + 1 - n) // 2), total - n) for span in spans]
+    return slice(None), slice(starts[0], starts[0] + n), slice(starts[1], starts[1] + n)
 
 
 def _body_mask(hu: NDArray[np.float32], voxel_mm: float) -> NDArray[np.bool_]:

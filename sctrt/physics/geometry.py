@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..units import SIGMA_PER_FWHM
+
 SPEED_OF_LIGHT = 0.299792458  # mm/ps
-SIGMA_PER_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 
 # Coincidence timing resolution, FWHM [ps]; None: the scanner measures no time of flight.
 SCANNER_TOF_FWHM_PS: dict[str, float | None] = {

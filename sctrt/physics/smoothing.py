@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import SIGMA_PER_FWHM
+from ..units import SIGMA_PER_FWHM
 
 KERNEL_SIGMAS = 3  # the kernel ends here
 NEGLIGIBLE_SIGMA = 1e-3  # samples; a narrower kernel is the identity

@@ -24,7 +24,7 @@ from ..checks import check_ct, check_pet
 from ..errors import UnwritableError, VolumeError
 from ..files import write_json
 from ..preprocess import Grid, NetworkInput, model_grid, network_input, to_grid
-from ..units import HU_AIR
+from ..units import HU_AIR, HU_MIN
 from ..volume import Volume
 from .cohort import CohortError, Pair, list_pairs
 
@@ -220,7 +220,12 @@ def _load_ct(path: Path, prepared: NetworkInput) -> Volume:
         _check_place(ct, prepared)
     except VolumeError as error:
         raise VolumeError(f"{path}: {error}") from error
-    return ct
+    return without_padding(ct)
+
+
+def without_padding(ct: Volume) -> Volume:
+    """With air where a scanner wrote -2000 or -3024 HU because it saw nothing: mixed with skin it would be lung."""
+    return Volume(ct.array.clip(min=HU_MIN), ct.affine, ct.unit)
 
 
 def box_in(grid: Grid, affine: NDArray[np.float64]) -> Box:

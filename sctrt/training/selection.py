@@ -36,6 +36,7 @@ from ..planes import PLANES, Plane, padded_size, slice_axis
 from ..preprocess import AIR_INPUT, model_grid, to_grid
 from ..units import BONE_ABOVE, HU_AIR, HU_MAX, HU_MIN, hu_to_network, network_to_hu
 from . import cohort as cohorts
+from .cache import without_padding
 from .codebook import CodebookFollower
 from .fitting import perplexity
 
@@ -88,7 +89,7 @@ def load_ct(path: Path, spacing_mm: float) -> CtScan:
     """
     volume = nifti.load(path, unit="HU")
     check_ct(volume, str(path))
-    hu = to_grid(volume, model_grid(volume, spacing_mm), fill=HU_AIR).clip(HU_MIN, HU_MAX)
+    hu = to_grid(without_padding(volume), model_grid(volume, spacing_mm), fill=HU_AIR).clip(HU_MIN, HU_MAX)
     name = path.parent.name if path.name == CT else path.name.removesuffix(".nii.gz")
     return CtScan(name, patient_of(path), hu)
 
