@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -44,20 +45,20 @@ SignedManifest = TypeVar("SignedManifest", bound=Signed)
 
 
 class Architecture(Strict):
-    """Widths of the vector-quantised autoencoder; the defaults are LDM's `vq-f4`."""
+    """Widths of the vector-quantised autoencoder; the defaults are LDM's `vq-f4`, the limits far beyond any."""
 
-    channels: int = Field(default=128, ge=1)
-    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2, 4), min_length=1)
-    blocks: int = Field(default=2, ge=1)
-    latent_channels: int = Field(default=3, ge=1)
-    codes: int = Field(default=8192, ge=1)
+    channels: int = Field(default=128, ge=1, le=4096)
+    multipliers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(1, 2, 4), min_length=1, max_length=8)
+    blocks: int = Field(default=2, ge=1, le=64)
+    latent_channels: int = Field(default=3, ge=1, le=1024)
+    codes: int = Field(default=8192, ge=1, le=1 << 24)
     code_dim: int = Field(default=3, ge=1, le=64)
-    groups: int = Field(default=32, ge=1)
-    input_channels: int = Field(default=3, ge=1)
-    output_channels: int = Field(default=3, ge=1)
+    groups: int = Field(default=32, ge=1, le=4096)
+    input_channels: int = Field(default=3, ge=1, le=1024)
+    output_channels: int = Field(default=3, ge=1, le=1024)
     # Channels of a small network between encoder and codebook; None where there is none, and then left out of JSON, so
     # that what was written before there were adapters keeps its digest.
-    adapter_channels: int | None = Field(default=None, ge=1, exclude_if=lambda channels: channels is None)
+    adapter_channels: int | None = Field(default=None, ge=1, le=4096, exclude_if=lambda channels: channels is None)
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
@@ -82,14 +83,17 @@ class Normaliser(Strict):
     """
 
     kind: Literal["otsu-median"] = "otsu-median"
-    exponent: float = Field(default=2.0, gt=0)
-    scales: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    exponent: float = Field(default=2.0, gt=0, le=100)
+    scales: tuple[Annotated[int, Field(ge=0, le=16)], ...] = Field(default=(0,), min_length=1)
     position: bool = False
 
     @property
     def channels(self) -> int:
         """Of the network's input."""
         return len(self.scales) + 2 * self.position
+
+
+Hu = Annotated[float, Field(ge=-100_000, le=100_000)]
 
 
 class Manifest(Signed):
@@ -99,9 +103,10 @@ class Manifest(Signed):
     name: str
     architecture: Architecture
     normaliser: Normaliser
-    spacing_mm: float = Field(gt=0)
-    hu_range: tuple[float, float]  # HU at network -1 and 1
-    padding: float  # network units; slices are padded with it at the end to multiples of the factor
+    spacing_mm: float = Field(ge=0.3, le=20)  # of a PET's voxels; memory grows with its third power
+    hu_range: tuple[Hu, Hu]  # HU at network -1 and 1
+    # Network units; slices are padded with it at the end to multiples of the factor.
+    padding: float = Field(ge=-1000, le=1000)
     licence: str
     intended_use: str
     training: dict[str, Any]  # provenance: cohort, domain, steps, seed, command, commit, held-out numbers
@@ -221,7 +226,20 @@ def load(path: str | Path | None = None) -> Bundle:
         raise BundleError(
             f"the manifest of {folder} does not list {', '.join(sorted(missing))}; export the bundle again"
         )
+    for name in (ENCODER, DECODER):
+        if _has_external_data(folder / name):
+            raise BundleError(
+                f"{folder / name} takes weights from another file, which no hash of the bundle covers; export it again"
+            )
     return Bundle(folder, manifest)
+
+
+def _has_external_data(file: Path) -> bool:
+    """Whether an ONNX file names files that tensors lie in: an entry whose key is "location", in protobuf's bytes."""
+    if not file.stat().st_size:
+        return False
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"\x0a\x08location") >= 0
 
 
 def is_ensemble(folder: Path) -> bool:

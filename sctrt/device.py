@@ -191,9 +191,13 @@ class Gpu:
             return array
 
     def free_bytes(self) -> int:
-        """What can be allocated: free memory, and what CuPy keeps for reuse."""
+        """What can be allocated: free memory, and what CuPy and PyTorch keep for reuse."""
         with self:
-            return self._note_memory() + self._cupy.get_default_memory_pool().free_bytes()
+            free = self._note_memory() + self._cupy.get_default_memory_pool().free_bytes()
+        torch = _torch_on_gpu()
+        if torch is not None:
+            free += torch.cuda.memory_reserved(self._device.id) - torch.cuda.memory_allocated(self._device.id)
+        return free
 
     def peak_bytes(self) -> int:
         """Most memory in use since this object was made, less what was in use before, engines and caches included.
@@ -207,8 +211,8 @@ class Gpu:
         gc.collect()  # the frames of an error that was handled may hold arrays in a circle
         with self:
             self._cupy.get_default_memory_pool().free_all_blocks()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch = _torch_on_gpu()
+        if torch is not None:
             torch.cuda.empty_cache()
 
     def clock(self) -> Clock:
@@ -258,6 +262,13 @@ def open_device(name: str) -> Device:
         return Host()
     _, _, index = name.partition(":")
     return Gpu(int(index or 0))
+
+
+def _torch_on_gpu() -> Any:
+    """PyTorch, where this process uses it on a GPU; else None."""
+    torch = sys.modules.get("torch")
+    in_use = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    return torch if in_use else None
 
 
 def _import_cupy() -> Any:

@@ -63,19 +63,23 @@ def _put_in_place(new: Path, path: Path) -> None:
         shutil.rmtree(old)
 
 
-def locked(folder: Path) -> BinaryIO:
+def locked(folder: Path, wait: bool = False) -> BinaryIO:
     """Keeps others out of a folder until the file that is returned is closed, or the process ends, however it ends.
 
     The file stays where it is: without it, one could lock a name that another has locked and removed. On a file system
     that knows no locks, nobody is kept out.
 
+    Args:
+        folder: is made where it is not there.
+        wait: until others are done.
+
     Raises:
-        ValueError: another has locked it.
+        ValueError: another has locked it, and this one does not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / LOCK, "ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         file.close()
         raise ValueError(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from . import bundle as bundles
 from . import engines, nifti, ops
-from .bundle import Bundle
+from .bundle import Bundle, Manifest
 from .checks import check_pet
 from .device import Array, Clock, Device, open_device
 from .engines.verify import verify_if_needed
@@ -222,11 +222,11 @@ class Synthesizer:
 
     def _start(self, volume: Volume, clock: Clock, events: list[str]) -> tuple[Run, NetworkInput, Plan]:
         """A run that has the network's input, of which the channels are left out here; and its plan."""
-        budget = _budget(self._device, self._vram_gb)
+        budget = _budget(self._device, self._vram_gb, self._loaded_bytes())
         with clock.stage("preprocess"):
             prepared = self._prepare(volume, budget, events)
         with clock.stage("engines"):
-            plan = self._plan(volume, prepared, budget)
+            plan = self._plan(volume, prepared, budget, events)
         manifest = self.bundle.manifest
         run = Run(self._device, prepared, manifest, self._codebook, self._engines, self._forget_engines, clock, events)
         return run, replace(prepared, channels=None), plan  # the channels are the run's, which lets go of them
@@ -235,10 +235,8 @@ class Synthesizer:
         """The network's input, on the host where the GPU has no room to make it."""
         manifest = self.bundle.manifest
         arguments = volume, manifest.spacing_mm, manifest.normaliser
-        if budget is not None:
-            grid = model_grid(volume, manifest.spacing_mm)
-            if not _grids(volume, grid, grid).fits_preprocess(manifest.architecture.input_channels, budget):
-                return network_input(*arguments)
+        if not _fits_preprocess(volume, manifest, budget):
+            return network_input(*arguments)
         try:
             return network_input(*arguments, self._device)
         except OutOfMemory as error:
@@ -247,17 +245,20 @@ class Synthesizer:
         self._device.release()
         return network_input(*arguments)
 
-    def _plan(self, volume: Volume, prepared: NetworkInput, budget: int | None) -> Plan:
+    def _plan(self, volume: Volume, prepared: NetworkInput, budget: int | None, events: list[str]) -> Plan:
         """The memory plan, for a runtime that fits, with its engines loaded."""
-        grid = model_grid(volume, self.bundle.manifest.spacing_mm)
-        size = partial(self._slice_size, prepared.grid.shape)
+        on_host = budget is not None and isinstance(prepared.channels, np.ndarray)
+        grids = _grids(volume, model_grid(volume, self.bundle.manifest.spacing_mm), prepared.grid, on_host)
+        size = partial(self._slice_size, prepared.grid.shape, budget)
         unfit = engines.unfit_for(self.device, self.precision)
         self.runtime, self.reason = engines.choose(self._asked, self.device, unfit)
         while True:
             threads = engines.threads_with_slices(self.runtime)
-            network = Network(self.bundle.manifest.architecture, self.precision, size, threads)
+            one_pair = self.runtime not in engines.BUILT
+            network = Network(self.bundle.manifest.architecture, self.precision, size, threads, one_pair)
             try:
-                plan = make_plan(_grids(volume, grid, prepared.grid), network, budget, planes_of(self.fusion))
+                plan = make_plan(grids, network, budget, planes_of(self.fusion))
+                events += _tiled_for_want_of_engines(plan, grids, network)
                 return replace(plan, planes=tuple(self._within_engines(plane) for plane in plan.planes))
             except EngineError as error:
                 unfit[self.runtime] = str(error)
@@ -282,9 +283,14 @@ class Synthesizer:
             return False
         return True
 
-    def _slice_size(self, box: tuple[int, int, int], height: int, width: int) -> tuple[int, int]:
+    def _slice_size(self, box: tuple[int, int, int], budget: int | None, height: int, width: int) -> tuple[int, int]:
         where = {"device": self.device, "precision": self.precision, "engine_dir": self._engine_dir}
-        return engines.slice_size(self.bundle, self.runtime, height, width, shape=box, **where)
+        return engines.slice_size(self.bundle, self.runtime, height, width, shape=box, budget=budget, **where)
+
+    def _loaded_bytes(self) -> int:
+        """Of the engines that are there, as the plan counts them: it counts all that it needs."""
+        network = Network(self.bundle.manifest.architecture, self.precision, any_size)
+        return len(self._loaded) * network.weights()
 
     def _engines(self, size: tuple[int, int]) -> Engines:
         """Encoder and decoder for slices of this size, loaded and verified once."""
@@ -370,13 +376,14 @@ def memory_plan(
     *,
     model: str | Path | None = None,
     device: str = "cpu",
+    runtime: str = "auto",
     precision: str | None = None,
     fusion: str = "median",
     vram_gb: float | None = None,
 ) -> Plan:
     """What a synthesis of this PET would allocate, without running the network; see `Synthesizer`.
 
-    With `vram_gb` no GPU is needed.
+    With `vram_gb` no GPU is needed; on a GPU, engines are taken for built, whatever the runtime.
     """
     _check_fusion(fusion)
     engines.check_device(device)
@@ -386,10 +393,33 @@ def memory_plan(
     on_gpu = device != "cpu"
     budget = int(vram_gb * GB) if on_gpu and vram_gb else _budget(open_device(device), None)
     box = network_input(volume, manifest.spacing_mm, manifest.normaliser).grid
-    grids = _grids(volume, model_grid(volume, manifest.spacing_mm), box)
-    size = engine_size if on_gpu else any_size
-    network = Network(manifest.architecture, precision or engines.default_precision(device), size)
+    on_host = not _fits_preprocess(volume, manifest, budget)
+    grids = _grids(volume, model_grid(volume, manifest.spacing_mm), box, on_host)
+    precision = precision or engines.default_precision(device)
+    if on_gpu:
+        network = Network(manifest.architecture, precision, engine_size)
+    else:
+        chosen, _ = engines.choose(runtime, device, engines.unfit_for(device, precision))
+        network = Network(manifest.architecture, precision, any_size, engines.threads_with_slices(chosen))
     return make_plan(grids, network, budget, planes_of(fusion))
+
+
+def _fits_preprocess(volume: Volume, manifest: Manifest, budget: int | None) -> bool:
+    """Whether the network's input can be made on the device; its body box is not known yet."""
+    grid = model_grid(volume, manifest.spacing_mm)
+    channels = manifest.architecture.input_channels
+    return budget is None or _grids(volume, grid, grid).fits_preprocess(channels, budget)
+
+
+def _tiled_for_want_of_engines(plan: Plan, grids: Grids, network: Network) -> Iterator[str]:
+    """Says which planes run in tiles although there is memory for whole slices."""
+    if network.one_pair or not any(plane.tiled for plane in plan.planes):
+        return
+    planes: tuple[Plane, ...] = tuple(plane.plane for plane in plan.planes)
+    ideal = make_plan(grids, replace(network, size=engine_size), plan.budget, planes)
+    for plane, wanted in zip(plan.planes, ideal.planes, strict=True):
+        if plane.tiled and not wanted.tiled:
+            yield f"{plane.plane} slices run in tiles: there is memory for whole ones, and no engine is built for them"
 
 
 def _code_volumes(
@@ -480,11 +510,14 @@ def _check_fusion(fusion: str) -> None:
         raise ValueError(f"expected fusion {', '.join(FUSIONS)}, got {fusion!r}")
 
 
-def _budget(device: Device, vram_gb: float | None) -> int | None:
-    """Bytes of device memory that may be used; None on a CPU."""
+def _budget(device: Device, vram_gb: float | None, loaded: int = 0) -> int | None:
+    """Bytes of device memory that may be used, those of what is `loaded` already included; None on a CPU."""
     free = device.free_bytes()
-    return free if free is None or vram_gb is None else min(free, int(vram_gb * GB))
+    if free is None:
+        return None
+    return free + loaded if vram_gb is None else min(free + loaded, int(vram_gb * GB))
 
 
-def _grids(volume: Volume, grid: Grid, box: Grid) -> Grids:
-    return Grids(volume.shape, grid.shape, box.shape, int(np.prod(samples_per_voxel(volume.affine, grid))))
+def _grids(volume: Volume, grid: Grid, box: Grid, on_host: bool = False) -> Grids:
+    samples = int(np.prod(samples_per_voxel(volume.affine, grid)))
+    return Grids(volume.shape, grid.shape, box.shape, samples, on_host)

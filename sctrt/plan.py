@@ -8,14 +8,14 @@ volumes leave the GPU.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Literal
 
 from .bundle import Architecture, Bundle
 from .engines.memory import weight_bytes, workspace_bytes
-from .errors import OutOfMemory
+from .errors import EngineError, OutOfMemory
 from .planes import PLANES, SIZE_STEP, Plane, padded_size, slice_axis
 from .tiles import tile_starts
 
@@ -127,14 +127,17 @@ class Network:
     Args:
         architecture: of the bundle.
         precision: that it runs in.
-        size: (height, width) of slices -> those that the engines take, at least as large.
+        size: (height, width) of slices -> those that the engines take, at least as large; EngineError where there are
+            none.
         threads: on a CPU, those that have slices of their own; 1: slices run one after the other.
+        one_pair: of engines takes slices of all sizes; else each size has its own.
     """
 
     architecture: Architecture
     precision: str
     size: Callable[[int, int], Size]
     threads: int = 1
+    one_pair: bool = False
 
     def workspace(self, size: Size, batch: int) -> int:
         """Of both halves, which take turns."""
@@ -164,12 +167,14 @@ class Grids:
         model: of the model's grid over all of the PET.
         box: of the body box on it.
         samples: samples of the PET a voxel of the model's grid, where they are averaged.
+        on_host: that the network's input was made there, for want of memory on the GPU; it stays there.
     """
 
     pet: Shape
     model: Shape
     box: Shape
     samples: int = 1
+    on_host: bool = False
 
     def preprocess(self, channels: int) -> int:
         """PET and its samples on the model's grid; or the pyramid and the channels."""
@@ -211,21 +216,29 @@ def gpu_plan(grids: Grids, network: Network, budget: int, planes: tuple[Plane, .
 
     Raises:
         OutOfMemory: not even one tile at a time fits.
+        EngineError: what would fit is not built; see `Network.size`.
     """
     channels, count = network.architecture.input_channels, len(planes)
     preprocess, output = grids.preprocess(channels), grids.output(count)
     places: list[Literal["device", "host"]] = ["device", "host"]
-    if max(preprocess, output) + RUNTIME_BYTES > budget:
+    if grids.on_host or max(preprocess, output) + RUNTIME_BYTES > budget:
         places.remove("device")
+    not_built: EngineError | None = None
     for volumes in places:
         held = RUNTIME_BYTES + (grids.network(channels, count) if volumes == "device" else 0)
-        fitted = _fit(grids.box, network, planes, budget - held)
+        try:
+            fitted = _fit(grids.box, network, planes, budget - held)
+        except EngineError as error:
+            not_built = not_built or error
+            continue
         if fitted is not None:
             used = held + max(_need(plan, plan.batch, fitted, network) for plan in fitted)
             if volumes == "device":
                 return Plan(fitted, volumes, preprocess + RUNTIME_BYTES, used, output + RUNTIME_BYTES, budget)
             return Plan(fitted, volumes, 0, used, 0, budget)
-    ways = ([_whole(plane, grids.box, network, 1), _tiles(plane, grids.box, network)] for plane in planes)
+    if not_built:
+        raise not_built
+    ways = ([*_ways(plane, grids.box, network)] for plane in planes)
     chosen = [min(way, key=lambda plan: _need(plan, 1, [plan], network)) for way in ways]
     least = RUNTIME_BYTES + max(_need(plan, 1, chosen, network) for plan in chosen)
     raise OutOfMemory(
@@ -264,8 +277,14 @@ def engine_size(height: int, width: int) -> Size:
 
 
 def _fit(box: Shape, network: Network, planes: tuple[Plane, ...], room: int) -> tuple[PlanePlan, ...] | None:
-    """Planes with the largest batches of use; whole where one slice fits, else in tiles; None if these do not fit."""
-    chosen = [_whole(plane, box, network, GPU_BATCH_PIXELS) for plane in planes]
+    """Planes with the largest batches of use; whole where one slice fits, else in tiles; None if these do not fit.
+
+    In tiles, too, where engines are built for these alone.
+
+    Raises:
+        EngineError: those that would fit are not built.
+    """
+    chosen = [next(_ways(plane, box, network)) for plane in planes]
     while misfits := [p for p in chosen if _need(p, 1, chosen, network) > room]:
         whole = [p for p in misfits if not p.tiled]
         if not whole:
@@ -289,6 +308,20 @@ def _need(plan: PlanePlan, batch: int, planes: Sequence[PlanePlan], network: Net
     )
 
 
+def _ways(plane: Plane, box: Shape, network: Network) -> Iterator[PlanePlan]:
+    """Whole slices, then tiles, as far as engines are built for them; EngineError where they are for neither."""
+    not_built: EngineError | None = None
+    try:
+        yield _whole(plane, box, network, GPU_BATCH_PIXELS)
+    except EngineError as error:
+        not_built = error
+    try:
+        yield _tiles(plane, box, network)
+    except EngineError:
+        if not_built:
+            raise not_built from None
+
+
 def _whole(plane: Plane, box: Shape, network: Network, useful_pixels: int) -> PlanePlan:
     """Whole slices, as many at a time as are of use."""
     size = network.size(*padded_size(box, plane, network.architecture.factor))
@@ -307,9 +340,10 @@ def _tiles(plane: Plane, box: Shape, network: Network) -> PlanePlan:
 
 
 def _weights(planes: Sequence[PlanePlan], network: Network) -> int:
-    """Of the engines, one pair a size, and of the codebook with its tree."""
+    """Of the engines, one pair a size or one for all, and of the codebook with its tree."""
     codebook = network.architecture.codes * network.architecture.code_dim * FLOAT
-    return len({p.engine for p in planes}) * network.weights() + CODEBOOK_TREE * codebook
+    pairs = 1 if network.one_pair else len({p.engine for p in planes})
+    return pairs * network.weights() + CODEBOOK_TREE * codebook
 
 
 def _pyramid(voxels: int) -> int:

@@ -130,6 +130,19 @@ def test_what_does_not_fit_is_built_anew(rtx, card, tiny_bundle, scales_bundle, 
     assert all(one.fresh and one.entry.read_plan() for one in again)
 
 
+def test_a_broken_engine_does_not_stand_before_a_whole_one(rtx, card, tiny_bundle, tmp_path):
+    """The one for more slices would be taken first: after building again, what is taken is whole."""
+    order = {"engine_dir": tmp_path}
+    for batch in (2, 8):
+        built = build.build_engines(tiny_bundle, "tensorrt-rtx", "fp32", {(32, 32): batch}, **order)
+    for one in built:
+        one.entry.plan.write_bytes(b"changed")
+    with pytest.raises(EngineError, match="Build it anew with"):
+        tensorrt.load(tiny_bundle, "encoder", "tensorrt-rtx", "fp32", (32, 32), tmp_path, gpus.card("cuda"))
+    build.build_engines(tiny_bundle, "tensorrt-rtx", "fp32", {(32, 32): 2}, **order)
+    assert all(entry.read_plan() for entry in cache.entries(tmp_path)[0]) and len(cache.entries(tmp_path)[0]) == 2
+
+
 def test_fewer_slices_and_targets_are_there_already(rtx, no_card, tiny_bundle, tmp_path):
     build.build_engines(tiny_bundle, "tensorrt-rtx", "fp16", {(32, 32): 4}, engine_dir=tmp_path)
     assert fingerprints(tmp_path)[0].targets == ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")

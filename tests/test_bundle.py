@@ -155,6 +155,11 @@ def test_another_format_is_refused(bundle_copy, version):
         ({"padding": float("nan")}, "padding"),
         ({"hu_range": [1.0]}, "hu_range"),
         ({"hu_range": [2976, -1024]}, "hu_range"),
+        ({"hu_range": [-1e308, 1e308]}, "hu_range"),
+        ({"spacing_mm": 0.01}, "spacing_mm"),
+        ({"architecture__channels": 320_000_000}, "channels"),
+        ({"architecture__multipliers": [1, 2, 10**9]}, "multipliers"),
+        ({"architecture__blocks": 10**8}, "blocks"),
     ],
 )
 def test_an_invalid_manifest_is_refused(bundle_copy, fields, problem):
@@ -177,6 +182,17 @@ def test_a_file_outside_the_bundle_is_never_opened(bundle_copy, name, monkeypatc
     with pytest.raises(BundleError, match="lacks its file"):
         bundles.load(bundle_copy)
     assert opened == []
+
+
+def test_weights_in_a_file_that_no_hash_covers_are_refused(bundle_copy):
+    """ONNX may keep tensors elsewhere: that file could change, and the fingerprint would not."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(bundle_copy / bundles.DECODER)
+    path = bundle_copy / "beside.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="decoder.data", size_threshold=0)
+    put(bundle_copy, bundles.DECODER, path.read_bytes())
+    with pytest.raises(BundleError, match=r"decoder\.onnx takes weights from another file"):
+        bundles.load(bundle_copy)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sctrt import bundle as bundles
-from sctrt import engines
+from sctrt import engines, gpus
 from sctrt.engines import cache
 from sctrt.errors import EngineError
 from sctrt.gpus import Card
@@ -43,7 +44,7 @@ def test_what_is_stored_is_found(wanted, tmp_path):
     assert found == stored and found.read_plan() == PLAN
     content = json.loads(found.path.read_text())
     assert content["verified"] is None and content["plan_sha256"] == hashlib.sha256(PLAN).hexdigest()
-    assert sorted(p.suffix for p in found.path.parent.iterdir()) == [".json", ".plan"]
+    assert sorted(p.suffix for p in found.path.parent.glob("[!.]*")) == [".json", ".plan"]
 
 
 # Each field that does not fit -> how the fingerprint differs, and what the error says.
@@ -94,6 +95,18 @@ def test_the_command_names_the_volumes_shape_and_leaves_out_defaults(wanted, tmp
     assert cache.command(tmp_path, own) == (
         "sctrt build-engine --runtime tensorrt-rtx --precision fp16 --shape 300,90,130"
     )
+
+
+def test_the_command_names_the_memory_and_the_gpu_that_engines_are_for(wanted, tmp_path, monkeypatch):
+    monkeypatch.setenv("SCTRT_ENGINE_DIR", str(tmp_path))
+    other = Card("Another", "8.9", 24_000_000_000)
+    own = dataclasses.replace(wanted, bundle=bundles.load(), shape=(300, 90, 130), budget=3_999_999_999)
+    monkeypatch.setattr(gpus, "present", lambda: (HERE, other))
+    assert cache.command(tmp_path, own).endswith("--shape 300,90,130 --vram-gb 3.999")
+    second = dataclasses.replace(own, card=other)
+    assert cache.command(tmp_path, second).endswith("--compute-capability 8.9")
+    by_times = dataclasses.replace(second, runtime="tensorrt")
+    assert cache.command(tmp_path, by_times).startswith("CUDA_VISIBLE_DEVICES=1 sctrt build-engine ")
 
 
 sizes = st.tuples(st.sampled_from([32, 64, 96, 128, 160]), st.sampled_from([32, 64, 96, 128, 160]))
@@ -232,6 +245,17 @@ def test_building_again_replaces_plan_and_kernels(wanted, tmp_path):
     second = cache.store(tmp_path, again, b"new")
     assert second.path == first.path and second.read_plan() == b"new" and not first.kernels.exists()
     assert len(cache.entries(tmp_path)[0]) == 1
+
+
+def test_builders_of_one_engine_leave_a_plan_and_its_own_fingerprint(wanted, tmp_path):
+    def build(plan):
+        for _ in range(20):
+            cache.store(tmp_path, fitting(wanted, plan_sha256=hashlib.sha256(plan).hexdigest()), plan)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(build, [b"one" * 50_000, b"other" * 50_000, b"third", b"fourth"]))
+    (entry,), _ = cache.entries(tmp_path)
+    assert entry.read_plan()
 
 
 def test_an_interrupted_write_leaves_no_entry(wanted, tmp_path, monkeypatch):

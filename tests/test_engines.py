@@ -1,5 +1,6 @@
 """Every installed runtime through one Protocol: the same numbers, any slice size, the same refusals."""
 
+import dataclasses
 import importlib.machinery
 import importlib.util
 import json
@@ -380,3 +381,14 @@ def test_for_auto_a_runtime_that_does_not_fit_is_passed_over_and_named(monkeypat
     )
     with pytest.raises(EngineError, match="no runtime is installed for cuda"):
         engines.choose("auto", "cuda", {"tensorrt-rtx": "", "torch": ""})
+
+
+@pytest.mark.parametrize("changes", [{"blocks": 2}, {"channels": 64}, {"multipliers": (1, 3)}])
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_weights_of_another_network_than_is_announced_are_refused(tiny_bundle, part, changes):
+    manifest = tiny_bundle.manifest
+    other = manifest.architecture.model_copy(update=changes)
+    assert other != manifest.architecture
+    announced = dataclasses.replace(tiny_bundle, manifest=manifest.model_copy(update={"architecture": other}))
+    with pytest.raises(EngineError, match=f"does not hold the {part}'s weights"):
+        engines.load(announced, part, "native")

@@ -290,6 +290,16 @@ def test_a_checkpoint_of_another_network_is_refused(published, tmp_path):
         export.export_checkpoint(published, tmp_path / "m.sctrt")
 
 
+def test_a_checkpoint_that_does_not_say_what_it_sees_is_refused(published, tiny_bundle, tmp_path):
+    """A bundle's own weights, or those of a trained network without its recipe: groups, scales and spacing are lost."""
+    with pytest.raises(BundleError, match=r"is of a bundle already; use .*tiny\.sctrt"):
+        export.export_checkpoint(tiny_bundle.weights, tmp_path / "m.sctrt")
+    alone = tmp_path / "weights.safetensors"
+    alone.write_bytes(tiny_bundle.weights.read_bytes())
+    with pytest.raises(BundleError, match=r"expected a published autoencoder, RGB in and out, got \[1\] and \[1\]"):
+        export.export_checkpoint(alone, tmp_path / "m.sctrt")
+
+
 @pytest.fixture
 def trained(tmp_path, scales_model):
     """A stage's checkpoint of a training run, its recipe in the folder above."""
@@ -317,7 +327,9 @@ def test_the_averaged_weights_of_a_run_become_a_bundle(quick, trained, scales_mo
     assert options["training"]["config"]["steps_done"] == 77
 
 
-@pytest.mark.parametrize("damage", ["truncated", "another network", "recipe", "not JSON"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "another network", "recipe", "normaliser", "spacing", "not JSON", "deep"]
+)
 def test_a_damaged_run_is_refused(trained, tmp_path, damage):
     config = trained.parents[1] / "config.json"
     if damage == "truncated":
@@ -328,9 +340,11 @@ def test_a_damaged_run_is_refused(trained, tmp_path, damage):
             k: v[:, :1] if "encoder.conv_in.w" in k else v for k, v in content["state_dict"].items()
         }
         torch.save(content, trained)
-    elif damage == "recipe":
+    elif damage in (wrong := {"recipe": "architecture", "normaliser": "normaliser", "spacing": "spacing_mm"}):
         recipe = json.loads(config.read_text())
-        config.write_text(json.dumps({**recipe, "architecture": {"channels": "many"}}))
+        config.write_text(json.dumps({**recipe, wrong[damage]: {"channels": "many"}}))
+    elif damage == "deep":
+        config.write_text("[" * 100_000)
     else:
         config.write_text("{")
     with pytest.raises(BundleError, match=r"last\.ckpt"):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SctrtError
-from .common import check_outputs, need, out, say
+from .common import check_outputs, check_where, need, out, say
 
 
 def bench(
@@ -39,6 +39,7 @@ def bench(
     """Times everything beside what one would use instead, and says whether it is still right."""
     from ..bench import command as benchmark
 
+    check_where(device)
     check_outputs(read or Path(), {as_json: (".json",), chart: (".png", ".svg")})
     if (compare is not None) + (read is not None) + bool(suites) > 1 or ((compare or read) and as_json):
         raise typer.BadParameter(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import SctrtError
+from ..errors import DeviceError, SctrtError
 
 NIFTI = (".nii.gz", ".nii")
 
@@ -53,6 +53,23 @@ def check_folder(path: Path) -> None:
     there = next(one for one in (path, *path.absolute().parents) if one.exists() or one.is_symlink())
     if not there.is_dir():
         raise typer.BadParameter(f"expected a folder, got the file {there}; choose another name")
+
+
+def check_where(device: str, runtime: str = "auto", precision: str | None = None) -> None:
+    """Refuses what does not go together, whatever is installed."""
+    from .. import engines
+
+    try:
+        engines.check_device(device)
+    except DeviceError as error:
+        raise typer.BadParameter(str(error)) from error
+    kind = device.partition(":")[0]
+    for name, asked, known in (
+        ("--runtime", runtime, ("auto", *engines.RUNTIMES[kind])),
+        ("--precision", precision, engines.PRECISIONS[kind]),
+    ):
+        if asked is not None and asked not in known:
+            raise typer.BadParameter(f"expected {name} {', '.join(known)} with --device {device}, got {asked}")
 
 
 def check_bundle_name(path: Path) -> None:

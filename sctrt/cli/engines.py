@@ -38,7 +38,8 @@ def build_engine(
         int | None, typer.Option(min=1, max=1024, help="Slices of one call at most; default: as planned.")
     ] = None,
     vram_gb: Annotated[
-        float | None, typer.Option(min=0.1, help="Memory of the GPU that runs them; default: that of the one here.")
+        float | None,
+        typer.Option(min=0.1, max=10_000, help="Memory of the GPU that runs them; default: that of the one here."),
     ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Only say what a synthesis would allocate; build nothing.")

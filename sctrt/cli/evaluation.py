@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SctrtError
-from .common import check_folder, check_outputs, need, say, version
+from .common import check_folder, check_outputs, check_where, need, say, version
 from .progress import PlaneProgress
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def examine(
     from ..evaluation.cohort import stem
     from ..pipeline import Synthesizer
 
+    check_where(device)
     check_outputs(nac, {output: (".json",), markdown: (".md", ".txt"), report: (".html", ".htm")})
     if nac.is_dir() == (ct is not None):
         raise typer.BadParameter("expected a NAC PET and its true CT, or one folder that has both")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .common import NIFTI, OutputOption, check_folder, check_outputs, need, out, say
+from .common import NIFTI, OutputOption, check_folder, check_outputs, check_where, need, out, say
 from .progress import PlaneProgress
 
 
@@ -27,7 +27,7 @@ def synthesize(
     ] = None,
     engine_dir: Annotated[Path | None, typer.Option(help="Of built engines; default: as for build-engine.")] = None,
     vram_gb: Annotated[
-        float | None, typer.Option(min=0.1, help="GPU memory that may be used [GB]; default: what is free.")
+        float | None, typer.Option(min=0.1, max=10_000, help="GPU memory that may be used [GB]; default: what is free.")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be allocated, and write nothing.")] = False,
     fusion: Annotated[
@@ -53,13 +53,14 @@ def synthesize(
     from ..nifti import load
     from ..pipeline import JOINT_FUSIONS
 
+    check_where(device, runtime, precision)
     images = [path for path in (output, mu_map, uncertainty) if path]
     if vram_gb and device == "cpu":
         raise typer.BadParameter("--vram-gb is of a GPU; give --device cuda with it")
     if plan:
         if images or preview or report or profile or trace:
             raise typer.BadParameter("--plan runs and writes nothing; leave out the outputs and --profile")
-        _print_plans(pet, model, device=device, precision=precision, fusion=fusion, vram_gb=vram_gb)
+        _print_plans(pet, model, device=device, runtime=runtime, precision=precision, fusion=fusion, vram_gb=vram_gb)
         return
     if not output:
         raise typer.BadParameter("expected --output (-o), where the CT goes, or --plan")

@@ -197,11 +197,13 @@ def slice_size(
     precision: str,
     engine_dir: Path | None = None,
     shape: tuple[int, int, int] | None = None,
+    budget: int | None = None,
 ) -> tuple[int, int]:
     """The size that slices are padded to: their own, or that of the smallest engine pair that holds them.
 
     Args:
         shape: (z, y, x) of the volume on the model's grid, which the command in an error names.
+        budget: bytes of the GPU's memory that may be used, for the same.
 
     Raises:
         EngineError: no engine is built that fits; the message names the command that builds it.
@@ -209,7 +211,7 @@ def slice_size(
     if runtime not in BUILT:
         return height, width
     file = _file(runtime, device.split(":")[0])
-    return file.slice_size(bundle, runtime, precision, (height, width), engine_dir, card(device), shape)
+    return file.slice_size(bundle, runtime, precision, (height, width), engine_dir, card(device), shape, budget)
 
 
 def _file(runtime: str, kind: str) -> Any:

@@ -105,15 +105,20 @@ class _Order(NamedTuple):
         return self.wanted.card.name if self.wanted.runtime == "tensorrt" and self.wanted.card else None
 
     def there(self) -> cache.Entry | None:
-        """The engine, where it is built already and whole."""
+        """The engine, where it is built already and whole; broken ones are removed: a run may prefer such a one."""
+        found = None
         anywhere = replace(self.wanted, card=None)
         for entry in cache.entries(self.folder)[0]:
             has = entry.fingerprint
             same = (has.height, has.width, has.gpu) == (self.wanted.height, self.wanted.width, self.gpu)
             enough = has.max_batch >= self.max_batch and set(self.targets) <= set(has.targets)
-            if same and enough and not cache.mismatches(has, anywhere) and _whole(entry):
-                return entry
-        return None
+            if not same or not enough or cache.mismatches(has, anywhere):
+                continue
+            if not _whole(entry):
+                cache.remove(entry)
+            elif found is None:
+                found = entry
+        return found
 
     def build(self, trt, progress: Progress) -> cache.Entry:
         wanted, manifest = self.wanted, self.wanted.bundle.manifest

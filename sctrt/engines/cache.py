@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .. import gpus
 from ..bundle import Bundle, default_bundle
 from ..errors import EngineError
-from ..files import replaced_when_whole
+from ..files import locked, replaced_when_whole
 from ..gpus import Card
 from ..planes import SIZE_STEP
 from . import BuiltRuntime, Part
@@ -82,6 +83,7 @@ class Wanted:
     width: int
     card: Card | None  # that it shall run on; None: not known here
     shape: tuple[int, int, int] | None = None  # (z, y, x) of the volume, for the command in an error
+    budget: int | None = None  # bytes of memory that a plan may use, for the same
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ def store(folder: Path, fingerprint: Fingerprint, plan: bytes) -> Entry:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True):  # two plans of one engine differ: one's must not lie under the other's fingerprint
+        return _store(folder, fingerprint, plan)
+
+
+def _store(folder: Path, fingerprint: Fingerprint, plan: bytes) -> Entry:
     f = fingerprint
     name = f"{f.model[:40]}-{f.part}-{f.height}x{f.width}-{f.precision}-{f.runtime}-{f.key()}"
     path = folder / (re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") + ".json")
@@ -148,6 +155,12 @@ def write_fingerprint(entry: Entry) -> Entry:
     with replaced_when_whole(entry.path) as file:
         file.write(entry.fingerprint.model_dump_json(indent=2).encode() + b"\n")
     return entry
+
+
+def remove(entry: Entry) -> None:
+    """Takes an engine out of the folder; who has it open keeps it."""
+    for path in (entry.path, entry.plan, entry.kernels):
+        path.unlink(missing_ok=True)
 
 
 def entries(folder: Path) -> tuple[list[Entry], list[str]]:
@@ -236,15 +249,24 @@ def _precision(name: str, keep_fp32: tuple[str, ...]) -> str:
 def command(folder: Path, wanted: Wanted) -> str:
     """The `sctrt build-engine` call that makes what is wanted.
 
-    Where the volume's shape is not known, one whose slices have the wanted size."""
+    Where the volume's shape is not known, one whose slices have the wanted size. With less memory other sizes are
+    built, and for another GPU than the first, other engines.
+    """
     shape = wanted.shape or (wanted.height, wanted.height, wanted.width)
     words = ["sctrt", "build-engine"]
     if wanted.bundle.path != default_bundle():
         words.append(str(wanted.bundle.path))
     words += ["--runtime", wanted.runtime, "--precision", wanted.precision, "--shape", ",".join(map(str, shape))]
+    if wanted.budget is not None:
+        words += ["--vram-gb", f"{wanted.budget // 1_000_000 / 1000:g}"]
     if folder != engine_directory():
         words += ["--engine-dir", str(folder)]
-    return shlex.join(words)
+    cards = gpus.present()
+    if wanted.card is None or wanted.card not in cards[1:] or wanted.card == cards[0]:
+        return shlex.join(words)
+    if wanted.runtime == "tensorrt-rtx":
+        return shlex.join([*words, "--compute-capability", wanted.card.compute_capability])
+    return f"CUDA_VISIBLE_DEVICES={cards.index(wanted.card)} {shlex.join(words)}"
 
 
 def _area(entry: Entry) -> int:

@@ -66,8 +66,9 @@ class NativeEngine:
 
         Raises:
             KeyError: a weight is missing.
-            ValueError: one has not the shape that the others ask for.
+            ValueError: one has not the shape that the others or the architecture ask for.
         """
+        _check_shapes(architecture, part, weights)
         self._a, self._part = architecture, part
         convolutions = _prepared(part, weights, len(architecture.multipliers) if bf16 else 0)
         self._another = partial(Worker, architecture, part, weights, convolutions, bf16, instructions)
@@ -286,6 +287,23 @@ def _is_rounded(name: str, levels: int) -> bool:
     if name.startswith("decoder."):
         return name != "decoder.conv_out"
     return ".attn_" in name or name.startswith(tuple(f"encoder.down.{level}." for level in range(levels - 1)))
+
+
+def _check_shapes(a: Architecture, part: Part, weights: Weights) -> None:
+    """Refuses weights of another network than the manifest announces, as far as a run would not notice."""
+    first, last = (a.channels * a.multipliers[level] for level in (0, -1))
+    expected = {f"{part}.conv_in": (a.channels, a.input_channels), f"{part}.conv_out": (a.latent_channels, last)}
+    levels, blocks = "down", a.blocks
+    if part == "decoder":
+        expected = {"decoder.conv_in": (last, a.latent_channels), "decoder.conv_out": (a.output_channels, first)}
+        levels, blocks = "up", a.blocks + 1
+    for level, multiplier in enumerate(a.multipliers):
+        width = a.channels * multiplier
+        expected |= {f"{part}.{levels}.{level}.block.{i}.conv2": (width, width) for i in range(blocks)}
+    for name, shape in expected.items():
+        found = weights[f"{name}.weight"].shape[:2]
+        if found != shape:
+            raise ValueError(f"expected {name}.weight of {shape} channels, got {found}")
 
 
 def _prepared(part: Part, weights: Weights, rounded_levels: int) -> dict[str, Convolution]:

@@ -180,6 +180,7 @@ def slice_size(
     engine_dir: Path | None,
     card: Card | None,
     shape: tuple[int, int, int] | None,
+    budget: int | None = None,
 ) -> tuple[int, int]:
     """The smallest size that holds `size` and for which an encoder and a decoder are built.
 
@@ -190,7 +191,7 @@ def slice_size(
     folder = cache.engine_directory(engine_dir)
     parts: tuple[Part, ...] = ("encoder", "decoder")
     both = [
-        cache.Wanted(bundle, part, runtime, version, precision, KEEP_FP32[precision], *size, card, shape)
+        cache.Wanted(bundle, part, runtime, version, precision, KEEP_FP32[precision], *size, card, shape, budget)
         for part in parts
     ]
     if found := cache.sizes(folder, both):

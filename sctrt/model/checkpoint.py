@@ -66,7 +66,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         )
     if any("mid_block" in name for name in state):
         state = from_diffusers(state)
-    if not {"encoder.conv_in.weight", "quantize.embedding.weight"} <= state.keys():
+    if not {"encoder.conv_in.weight", "quantize.embedding.weight", "decoder.conv_out.bias"} <= state.keys():
         raise BundleError(f"{path} holds no vector-quantised autoencoder (no encoder.conv_in, quantize.embedding)")
     return state
 
@@ -206,7 +206,7 @@ def recipe_of(checkpoint: Path) -> dict[str, Any] | None:
     """The recipe of the training or pre-training that a checkpoint belongs to; None where it belongs to none."""
     try:
         recipe = json.loads((checkpoint.absolute().parent.parent / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(recipe, dict):
         return None

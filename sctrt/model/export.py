@@ -7,12 +7,13 @@ import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -251,8 +252,8 @@ def export_checkpoint(
     if recipe is not None:
         model, recipe = load_trained(checkpoint, recipe)
         training = {"config": recipe, "checkpoint_sha256": bundles.sha256(checkpoint)}
-        normaliser = Normaliser.model_validate(recipe.get("normaliser", {}))  # photographs have none, nor a spacing
-        spacing_mm = recipe.get("spacing_mm", spacing_mm)
+        seen = _seen(checkpoint, recipe)
+        normaliser, spacing_mm = seen.normaliser, seen.spacing_mm or spacing_mm
         if normaliser.channels not in (1, model.architecture.input_channels):
             raise BundleError(
                 f"expected a network that sees PET on {normaliser.channels} channels, got one with "
@@ -260,8 +261,7 @@ def export_checkpoint(
                 "stage's last.ckpt"
             )
     else:
-        state = read_checkpoint(checkpoint)
-        model = load_strictly(VQAutoencoder(architecture_of(state)), state, checkpoint)
+        model = _published(checkpoint)
         training = {"imported_from": checkpoint.name, "checkpoint_sha256": bundles.sha256(checkpoint)}
         normaliser = Normaliser()
     return export_bundle(
@@ -275,3 +275,36 @@ def export_checkpoint(
         intended_use=intended_use,
         complete=complete,
     )
+
+
+class _Seen(BaseModel):
+    """What a training's network has seen, by its recipe; photographs have neither."""
+
+    normaliser: Normaliser = Normaliser()
+    spacing_mm: Annotated[float, Field(ge=0.3, le=20)] | None = None
+
+
+def _seen(checkpoint: Path, recipe: dict[str, Any]) -> _Seen:
+    try:
+        return _Seen.model_validate(recipe)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise BundleError(
+            f"the config.json of {checkpoint} is not of a training run: {where}: {problem['msg']}; put the run's own "
+            "back"
+        ) from error
+
+
+def _published(checkpoint: Path) -> VQAutoencoder:
+    """The autoencoder of photographs in CompVis's or diffusers' file; of another, no shape tells what it sees."""
+    if checkpoint.name == bundles.WEIGHTS and (checkpoint.parent / bundles.MANIFEST).is_file():
+        raise BundleError(f"{checkpoint} is of a bundle already; use {checkpoint.parent}")
+    state = read_checkpoint(checkpoint)
+    given, made = state["encoder.conv_in.weight"].shape[1:2], state["decoder.conv_out.bias"].shape
+    if (*given, *made) != (3, 3):
+        raise BundleError(
+            f"expected a published autoencoder, RGB in and out, got {[*given]} and {[*made]} channels in {checkpoint}; "
+            "of a training, pass last.ckpt in the run's own folder, where its config.json lies"
+        )
+    return load_strictly(VQAutoencoder(architecture_of(state)), state, checkpoint)
