@@ -235,8 +235,11 @@ class Synthesizer:
         """The network's input, on the host where the GPU has no room to make it."""
         manifest = self.bundle.manifest
         arguments = volume, manifest.spacing_mm, manifest.normaliser
-        if not _fits_preprocess(volume, manifest, budget):
-            return network_input(*arguments)
+        if not self._fits_beside_engines(volume, budget):  # of the last volume
+            self._forget_engines()
+            self._device.release()
+            if not self._fits_beside_engines(volume, budget):
+                return network_input(*arguments)
         try:
             return network_input(*arguments, self._device)
         except OutOfMemory as error:
@@ -244,6 +247,10 @@ class Synthesizer:
         self._forget_engines()
         self._device.release()
         return network_input(*arguments)
+
+    def _fits_beside_engines(self, volume: Volume, budget: int | None) -> bool:
+        left = None if budget is None else budget - self._loaded_bytes()
+        return _fits_preprocess(volume, self.bundle.manifest, left)
 
     def _plan(self, volume: Volume, prepared: NetworkInput, budget: int | None, events: list[str]) -> Plan:
         """The memory plan, for a runtime that fits, with its engines loaded."""
