@@ -105,28 +105,58 @@ def experiments(content: dict[str, Any]) -> str:
 
 PAIRED = ("MAE body [HU]", "PSNR body [dB]", "MAE lung [HU]", "MAE bone [HU]")
 BASELINE = "scratch"
+ONE_CHANGE = (  # experiments that differ in one thing
+    ("enc-frozen, photographs", "no-frozen, photographs"),
+    ("scratch, bone 3", "scratch"),
+    ("no-frozen, photographs, bone 3", "no-frozen, photographs"),
+    ("enc-frozen, photographs, bone 3", "enc-frozen, photographs"),
+    ("no-frozen, photographs, three scales", "no-frozen, photographs"),
+    ("no-frozen, photographs, codebook fixed", "no-frozen, photographs"),
+)
 
 
 def experiments_paired(content: dict[str, Any]) -> str:
-    """Each experiment minus the baseline on the folds that both have, whose patients are the same."""
+    """Each experiment minus the baseline."""
+    names = [name for name in content["experiments"] if name != BASELINE]
+    return _differences(content, f"minus {BASELINE}", [(name, name, BASELINE) for name in names])
+
+
+def experiments_one_change(content: dict[str, Any]) -> str:
+    """Experiments minus those that they differ from in one thing."""
+    return _differences(content, "difference", [(f"{name} minus {of}", name, of) for name, of in ONE_CHANGE])
+
+
+def _differences(content: dict[str, Any], title: str, pairs: list[tuple[str, str, str]]) -> str:
+    """Pairs (label, experiment, of what it is the difference) on the folds of both, whose patients are the same."""
     rows = content["experiments"]
-    of = rows[BASELINE]
-    lines = [f"| minus {BASELINE} | folds | {' | '.join(PAIRED)} |", f"| --- | ---: |{' ---: |' * len(PAIRED)}"]
-    for name, row in rows.items():
-        folds = sorted(set(row["folds"]) & set(of["folds"]))
-        if name == BASELINE or not folds:
+    lines = [f"| {title} | folds | {' | '.join(PAIRED)} |", f"| --- | ---: |{' ---: |' * len(PAIRED)}"]
+    for label, name, of in pairs:
+        folds = sorted(set(rows[name]["folds"]) & set(rows[of]["folds"]))
+        if not folds:
             continue
         cells = []
         for measure in PAIRED:
-            mine, theirs = (
-                [one["measures"][measure]["folds"][one["folds"].index(fold)] for fold in folds] for one in (row, of)
-            )
-            change = np.subtract(mine, theirs)
+            change = np.subtract(*([_of_fold(rows[one], measure, fold) for fold in folds] for one in (name, of)))
             better = int((change > 0 if "PSNR" in measure else change < 0).sum())
             spread = f" ± {change.std(ddof=1):.1f}" if len(folds) > 1 else ""
             cells.append(f"{change.mean():+.1f}{spread} (better in {better})")
-        lines.append(f"| {name} | {len(folds)} | {' | '.join(cells)} |")
+        lines.append(f"| {label} | {len(folds)} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{content['note']}\n"])
+
+
+def _of_fold(row: dict[str, Any], measure: str, fold: int) -> float:
+    return row["measures"][measure]["folds"][row["folds"].index(fold)]
+
+
+def experiments_repeated(content: dict[str, Any]) -> str:
+    """Folds that were trained once more, beside the first time."""
+    first = json.loads((RESULTS / "experiments.json").read_text())["experiments"]
+    lines = [f"| first -> again | fold | {' | '.join(PAIRED)} |", f"| --- | ---: |{' ---: |' * len(PAIRED)}"]
+    for name, row in content["experiments"].items():
+        for fold in row["folds"]:
+            cells = [f"{_of_fold(first[name], m, fold):.1f} -> {_of_fold(row, m, fold):.1f}" for m in PAIRED]
+            lines.append(f"| {name} | {fold} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{content['note']} {_made(content)}\n"])
 
 
 def _mean_and_spread(measure: dict[str, Any]) -> str:
@@ -270,6 +300,8 @@ SECTIONS = (  # document, section, results, renderer
     ("docs/inside.md", "lines", "examine.json", inside_lines),
     ("docs/experiments.md", "experiments", "experiments.json", experiments),
     ("docs/experiments.md", "experiments-paired", "experiments.json", experiments_paired),
+    ("docs/experiments.md", "experiments-one-change", "experiments.json", experiments_one_change),
+    ("docs/experiments.md", "experiments-repeated", "experiments_repeated.json", experiments_repeated),
     ("docs/another_site.md", "another-site", "another_site.json", another_site_table.markdown),
     ("docs/benchmarks.md", "bench", "bench.json", bench_table.headline),
     ("docs/benchmarks.md", "bench-pipeline", "bench.json", bench_table.pipeline),
