@@ -54,8 +54,8 @@ def held_out_short(content: dict[str, Any]) -> str:
 
 
 def before_after(content: dict[str, Any]) -> str:
-    """The shipped weights' synthetic CTs, and those before them."""
-    before = json.loads((RESULTS / "held_out_before.json").read_text())["cases"]
+    """Synthetic CTs of the weights before fine-tuning, of those after it, and of their mean, which ships."""
+    earlier = [json.loads((RESULTS / f"held_out_{name}.json").read_text())["cases"] for name in ("before", "tuned")]
     columns = {
         "MAE body [HU]": "mae_body",
         "MAE body + 12 mm [HU]": "mae_dilated_12mm",
@@ -64,11 +64,10 @@ def before_after(content: dict[str, Any]) -> str:
         "MAE bone [HU]": "mae_bone",
         "bone Dice": "bone_dice_200",
     }
-    lines = [f"| before -> after | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+    lines = [f"| before, stage 4, mean | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
     for case, rows in content["cases"].items():
-        cells = [
-            " -> ".join(_short(one["synthetic CT"][name]) for one in (before[case], rows)) for name in columns.values()
-        ]
+        three = [weights[case]["synthetic CT"] for weights in earlier] + [rows["synthetic CT"]]
+        cells = [", ".join(_short(one[name]) for one in three) for name in columns.values()]
         lines.append(f"| {case} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
